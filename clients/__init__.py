@@ -1,0 +1,1 @@
+"""Clients of the daemon: the Python class and the file sender."""
