@@ -1,0 +1,46 @@
+# The table of contents. `make setup && make demo` needs no torch; `make test` installs a CPU build of it.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Where torch comes from; for instance TORCH_INDEX=https://download.pytorch.org/whl/cpu. Empty: the default index.
+TORCH_INDEX ?=
+TESTS ?= tests
+
+.PHONY: help setup demo test lint bench size
+
+help:
+	@echo "make setup   a virtual environment in $(VENV); its bin/streamer works"
+	@echo "make demo    daemon, bundled recording, partials and timed finals"
+	@echo "make test    the whole suite (installs torch and the test tools first)"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   concurrent real-time streams against a daemon; table in docs/benchmarks/"
+	@echo "make size    files by length"
+
+setup: $(VENV)/.core
+
+$(VENV)/.core: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.core
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.8"
+	$(PIP) install --editable ".[dev]"
+	@touch $@
+
+demo: setup
+	@$(BIN)/python -m clients.demo
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/streamer bench
+
+size:
+	@git ls-files '*.py' | xargs wc -l | sort -n | tail -40
