@@ -1,0 +1,1 @@
+"""What clients and the daemon say to each other: events, and one module per dialect."""

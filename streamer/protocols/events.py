@@ -1,0 +1,250 @@
+"""What can be said on a stream, both ways: frozen events that validate themselves. Knows nothing of bytes or JSON.
+
+An event that exists is valid. Times are seconds of the stream's own audio clock (0 = its first sample), rounded to
+milliseconds by `Word` and `Final` themselves; confidences are 0..1, four decimals. Do not subclass these.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from streamer.errors import CODES, Refusal
+
+ENCODINGS = ("pcm_s16le", "pcm_f32le", "mulaw", "alaw")
+REASONS = ("endpoint", "finalize", "close", "limit", "stall", "shutdown", "error")
+SAMPLE_RATES = (8000, 48000)  # hertz, lowest and highest
+CHANNELS = (1, 8)
+SILENCE_MS = (80, 60_000)  # bounds of endpoint_silence_ms: one encoder frame to a minute
+START_MS = (80, 600_000)
+MAX_MS = (1_000, 3_600_000)
+
+
+def _whole(where: str, got: object, bounds: tuple[int, int], unit: str = "") -> None:
+    """A whole number within bounds, both included; True and 3.0 are not whole numbers."""
+    if isinstance(got, bool) or not isinstance(got, int) or not bounds[0] <= got <= bounds[1]:
+        raise Refusal(where, got, f"a whole number, {bounds[0]} to {bounds[1]}{unit}")
+
+
+def _flag(where: str, got: object) -> None:
+    if not isinstance(got, bool):
+        raise Refusal(where, got, "true or false")
+
+
+def _seconds(where: str, got: object) -> float:
+    """Seconds of the audio clock, rounded to milliseconds."""
+    if isinstance(got, bool) or not isinstance(got, (int, float)) or not math.isfinite(got) or got < 0:
+        raise Refusal(where, got, "seconds, finite and not negative", code="bad_message")
+    return round(float(got), 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpointing:
+    """When a segment ends by itself, on the audio clock. Milliseconds."""
+
+    enabled: bool = True
+    silence_ms: int = 800
+    """Silence after speech that ends a segment."""
+    start_ms: int = 5_000
+    """Silence without speech after which the segment's clock starts anew (nothing is sent)."""
+    max_ms: int = 30_000
+    """Longest segment; it is cut before its last word."""
+
+    def __post_init__(self) -> None:
+        _flag("endpointing", self.enabled)
+        _whole("endpoint_silence_ms", self.silence_ms, SILENCE_MS, " ms")
+        _whole("endpoint_start_ms", self.start_ms, START_MS, " ms")
+        _whole("endpoint_max_ms", self.max_ms, MAX_MS, " ms")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What a client asked for when it connected, with the server's defaults filled in."""
+
+    sample_rate: int = 16000
+    """Hertz, of each channel on the wire."""
+    encoding: str = "pcm_s16le"
+    channels: int = 1
+    latency_ms: int
+    interim: bool = True
+    language: str | None = None
+    endpointing: Endpointing = Endpointing()
+
+    def __post_init__(self) -> None:
+        _whole("sample_rate", self.sample_rate, SAMPLE_RATES, " Hz")
+        if self.encoding not in ENCODINGS:
+            raise Refusal("encoding", self.encoding, f"one of {', '.join(ENCODINGS)}")
+        _whole("channels", self.channels, CHANNELS)
+        _whole("latency", self.latency_ms, (1, 60_000), " ms")
+        _flag("interim", self.interim)
+
+
+# What the client says.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audio:
+    """Wire bytes as they came, any number of them."""
+
+    pcm: bytes
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pcm, bytes):
+            raise Refusal("audio", type(self.pcm).__name__, "bytes", code="bad_message")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalize:
+    """Make everything said so far final, now; always answered with a final."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close:
+    """No more audio comes: the last final, then closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepAlive:
+    """I am still here, though no audio comes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configure:
+    """New values from here on; None leaves a value as it is."""
+
+    interim: bool | None = None
+    endpointing: bool | None = None
+    endpoint_silence_ms: int | None = None
+    endpoint_start_ms: int | None = None
+    endpoint_max_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("interim", "endpointing"):
+            if getattr(self, name) is not None:
+                _flag(name, getattr(self, name))
+        for name, bounds in _CONFIGURE_BOUNDS.items():
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), bounds, " ms")
+
+
+_CONFIGURE_BOUNDS = {"endpoint_silence_ms": SILENCE_MS, "endpoint_start_ms": START_MS, "endpoint_max_ms": MAX_MS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    """A message that could not become an event; the session answers it with an error and lives on."""
+
+    refusal: Refusal
+
+
+ClientEvent = Audio | Finalize | Close | KeepAlive | Configure | Malformed
+
+
+# What the server says.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """One word with its span in seconds and its confidence, 0..1."""
+
+    word: str
+    start: float
+    end: float
+    confidence: float
+
+    def __post_init__(self) -> None:
+        if not self.word or self.word != "".join(self.word.split()):
+            raise Refusal("word", self.word, "a word: not empty, no white space", code="bad_message")
+        object.__setattr__(self, "start", _seconds("word.start", self.start))
+        object.__setattr__(self, "end", _seconds("word.end", self.end))
+        if self.end < self.start:
+            raise Refusal("word.end", self.end, f"not before its start {self.start}", code="bad_message")
+        if isinstance(self.confidence, bool) or not 0.0 <= self.confidence <= 1.0:
+            raise Refusal("word.confidence", self.confidence, "0 to 1", code="bad_message")
+        object.__setattr__(self, "confidence", round(float(self.confidence), 4))
+
+
+def _words(text: str, words: tuple[Word, ...]) -> None:
+    """The text is its words, and their times never go back."""
+    if " ".join(w.word for w in words) != text:
+        raise Refusal("text", text, "the words joined by one blank", code="bad_message")
+    for before, after in zip(words, words[1:], strict=False):
+        if after.start < before.end:
+            raise Refusal("words.start", after.start, f"not before the end {before.end} of the word before",
+                          code="bad_message")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The stream is open; audio may come."""
+
+    session_id: str
+    model: str
+    latency_ms: int
+    sample_rate: int
+    """Hertz on the wire, as asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partial:
+    """What a segment says so far; the first `stable_words` words will never change."""
+
+    channel: int = 0
+    segment: int
+    start: float
+    text: str
+    words: tuple[Word, ...]
+    stable_words: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", _seconds("start", self.start))
+        _words(self.text, self.words)
+        if not 0 <= self.stable_words <= len(self.words):
+            raise Refusal("stable_words", self.stable_words, f"0 to {len(self.words)}", code="bad_message")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Final:
+    """What a segment said; sent once."""
+
+    channel: int = 0
+    segment: int
+    start: float
+    end: float
+    text: str
+    words: tuple[Word, ...]
+    reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", _seconds("start", self.start))
+        object.__setattr__(self, "end", _seconds("end", self.end))
+        _words(self.text, self.words)
+        if self.reason not in REASONS:
+            raise Refusal("reason", self.reason, f"one of {', '.join(REASONS)}", code="bad_message")
+        if self.end < self.start:
+            raise Refusal("end", self.end, f"not before the start {self.start}", code="bad_message")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """The last message of a stream: how much audio was heard, in seconds."""
+
+    audio_seconds: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "audio_seconds", _seconds("audio_seconds", self.audio_seconds))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Error:
+    """Something was refused or broke; the message says where, what was got and what was expected."""
+
+    code: str
+    message: str
+
+    def __post_init__(self) -> None:
+        if self.code not in CODES:
+            raise Refusal("code", self.code, f"one of {', '.join(CODES)}", code="bad_message")
+
+
+ServerEvent = Ready | Partial | Final | Closed | Error
