@@ -1,0 +1,118 @@
+"""The feature cache: log-mels of a corpus computed once, one flat float16 file and one index per manifest."""
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from models.config import HOP, SAMPLE_RATE
+from models.features_np import StreamingFeatures
+
+PIECE = 64  # utterances that a worker handles between two messages
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One utterance of the cache: where its frames lie, and what is said."""
+
+    offset: int  # frames before it in the flat file
+    frames: int  # 10 ms each
+    text: str
+    source: str
+    path: str
+
+
+def read_audio(entry: dict[str, Any], root: Path) -> np.ndarray:
+    """16 kHz mono float32 samples of a manifest's line; `archive.tar!member` reads a member of an archive."""
+    path, _, member = entry["audio_filepath"].partition("!")
+    if member:
+        with tarfile.open(root / path) as archive:
+            stream = archive.extractfile(member)
+            if stream is None:
+                raise ValueError(f"manifest.audio_filepath: got {member!r}, expected a file in {path}")
+            audio, rate = soundfile.read(io.BytesIO(stream.read()), dtype="float32", always_2d=True)
+    else:
+        audio, rate = soundfile.read(root / path, dtype="float32", always_2d=True)
+    mono = audio.mean(axis=1)
+    return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE).astype(np.float32)
+
+
+def _archive_members(entries: list[dict[str, Any]], root: Path) -> Iterator[np.ndarray]:
+    """As read_audio, with each archive opened once for the whole piece."""
+    archives: dict[str, tarfile.TarFile] = {}
+    try:
+        for entry in entries:
+            path, _, member = entry["audio_filepath"].partition("!")
+            if not member:
+                yield read_audio(entry, root)
+                continue
+            if path not in archives:
+                archives[path] = tarfile.open(root / path)  # closed below, it serves many members
+            stream = archives[path].extractfile(member)
+            assert stream is not None, f"{member} is no file in {path}"
+            audio, rate = soundfile.read(io.BytesIO(stream.read()), dtype="float32", always_2d=True)
+            mono = audio.mean(axis=1)
+            yield mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE).astype(np.float32)
+    finally:
+        for archive in archives.values():
+            archive.close()
+
+
+def _piece(job: tuple[list[dict[str, Any]], Path, int]) -> list[np.ndarray]:
+    entries, root, mels = job
+    features = StreamingFeatures(mels)
+    return [features.log_mel(audio).astype(np.float16) for audio in _archive_members(entries, root)]
+
+
+def build(manifest: Path, folder: Path, mels: int = 80, workers: int = 2) -> Path:
+    """Compute the cache of one manifest unless it is there; returns the index. The index appears last, so it is whole."""
+    index = folder / f"{manifest.stem}.jsonl"
+    if index.exists():
+        return index
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
+    jobs = [(entries[i : i + PIECE], manifest.parent, mels) for i in range(0, len(entries), PIECE)]
+    offset = 0
+    partial = index.with_suffix(".part")
+    with get_context("spawn").Pool(workers) as pool, (folder / f"{manifest.stem}.f16").open("wb") as flat, partial.open("w") as out:
+        for (piece, _, _), arrays in zip(jobs, pool.imap(_piece, jobs), strict=True):
+            for entry, mel in zip(piece, arrays, strict=True):
+                item = Item(offset, len(mel), entry["text"], entry.get("source", ""), entry["audio_filepath"])
+                out.write(json.dumps(asdict(item)) + "\n")
+                flat.write(mel.tobytes())
+                offset += len(mel)
+    os.replace(partial, index)
+    print(f"{manifest.stem}: {len(entries)} utterances, {offset * HOP / SAMPLE_RATE / 3600:.2f} h", flush=True)
+    return index
+
+
+def load(folder: Path, name: str, mels: int = 80) -> tuple[np.ndarray, list[Item]]:
+    """The memory-mapped frames [total, mels] float16 of manifest `name`, and its items."""
+    items = [Item(**json.loads(line)) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
+    return np.memmap(folder / f"{name}.f16", np.float16, "r").reshape(-1, mels), items
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="compute the feature cache of manifests")
+    parser.add_argument("manifests", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
+    parser.add_argument("--mels", type=int, default=80)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args(argv)
+    for manifest in args.manifests:
+        build(manifest, args.out, args.mels, args.workers)
+
+
+if __name__ == "__main__":
+    main()
