@@ -1,0 +1,167 @@
+"""The FastConformer encoder and its one forward: training, whole files and streams. Knows nothing of PCM or tokens."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import Attention, KeyValues, PassThrough, Ring, sinusoids
+from models.config import ModelConfig
+from models.state import EncoderState
+from models.subsampling import ENDLESS, Subsampling, within
+
+
+class FeedForward(nn.Module):
+    """Linear, SiLU, Linear (NeMo ConformerFeedForward)."""
+
+    def __init__(self, config: ModelConfig, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(config.d_model, config.d_ff, bias=config.use_bias)
+        self.linear2 = nn.Linear(config.d_ff, config.d_model, bias=config.use_bias)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(drop(F.silu(self.linear1(x)), self.dropout, self.training))
+
+
+class Convolution(nn.Module):
+    """Pointwise, GLU, depthwise with its left frames as state, norm, SiLU, pointwise (NeMo ConformerConvolution)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d, bias = config.d_model, config.use_bias
+        self.context = config.conv_context
+        self.pointwise_conv1 = nn.Conv1d(d, 2 * d, kernel_size=1, bias=bias)
+        self.depthwise_conv = nn.Conv1d(d, d, kernel_size=config.conv_kernel, groups=d, bias=bias)
+        # NeMo's name for either norm
+        self.batch_norm = nn.LayerNorm(d) if config.conv_norm == "layer_norm" else nn.BatchNorm1d(d)
+        self.pointwise_conv2 = nn.Conv1d(d, d, kernel_size=1, bias=bias)
+
+    def forward(self, x: Tensor, tail: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, T, d), tail (B, left, d), live (B, T, 1) bool: frames of the audio -> (B, T, d) and the new tail."""
+        left, right = self.context
+        h = F.glu(pointwise(self.pointwise_conv1, x), dim=-1).masked_fill(~live, 0.0)
+        h = torch.cat([tail.to(h.dtype), h], dim=1)
+        new_tail = h[:, h.shape[1] - left :]
+        h = self.depthwise_conv(F.pad(h, (0, 0, 0, right)).transpose(1, 2))
+        if isinstance(self.batch_norm, nn.BatchNorm1d):
+            h = self.batch_norm(h).transpose(1, 2)
+        else:
+            h = self.batch_norm(h.transpose(1, 2))
+        return pointwise(self.pointwise_conv2, F.silu(h)), new_tail
+
+
+def pointwise(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """A convolution of kernel 1 on (B, T, d), as the matrix product it is."""
+    return F.linear(x, conv.weight.squeeze(-1), conv.bias)
+
+
+def drop(x: Tensor, probability: float, training: bool) -> Tensor:
+    return F.dropout(x, probability, training) if training and probability else x
+
+
+class ConformerLayer(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, norm (NeMo conformer_modules.py:160-233)."""
+
+    def __init__(self, config: ModelConfig, dropout: float) -> None:
+        super().__init__()
+        d = config.d_model
+        self.norm_feed_forward1 = nn.LayerNorm(d)
+        self.feed_forward1 = FeedForward(config, dropout)
+        self.norm_self_att = nn.LayerNorm(d)
+        self.self_attn = Attention(config)
+        self.norm_conv = nn.LayerNorm(d)
+        self.conv = Convolution(config)
+        self.norm_feed_forward2 = nn.LayerNorm(d)
+        self.feed_forward2 = FeedForward(config, dropout)
+        self.norm_out = nn.LayerNorm(d)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, layer: int, kv: KeyValues, tail: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+        x = x + 0.5 * self._drop(self.feed_forward1(self.norm_feed_forward1(x)))
+        x = x + self._drop(self.self_attn(self.norm_self_att(x), layer, kv))
+        h, new_tail = self.conv(self.norm_conv(x), tail, live)
+        x = x + self._drop(h)
+        x = x + 0.5 * self._drop(self.feed_forward2(self.norm_feed_forward2(x)))
+        return self.norm_out(x), new_tail
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return drop(x, self.dropout, self.training)
+
+
+class Encoder(nn.Module):
+    """Mel frames in, encoder frames out; what a chunk needs of the past comes in as a state and goes out as one."""
+
+    def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.pre_encode = Subsampling(config)
+        self.layers = nn.ModuleList(ConformerLayer(config, dropout) for _ in range(config.layers))
+
+    def forward(
+        self, mel: Tensor, state: EncoderState, valid: Tensor, last: Tensor, context: tuple[int, int]
+    ) -> tuple[Tensor, EncoderState, Tensor]:
+        """One chunk of every row: mel (B, 8C, mels), C = right context + 1.
+
+        valid (B,) counts the mel positions before the audio's end (the seven before its start included) and matters
+        where last (B,) is true. Returns frames (B, C, d_model), the new state, and how many frames are real (B,).
+        """
+        tables = self.position_tables(max(self.config.chunks) - 1, self.config.ring - 1)
+        kv = Ring(tables, state.keys, state.values, state.frames, context)
+        return self.step(mel, state, valid, last, kv)
+
+    def step(
+        self, mel: Tensor, state: EncoderState, valid: Tensor, last: Tensor, kv: Ring
+    ) -> tuple[Tensor, EncoderState, Tensor]:
+        """`forward` with the positional tables already projected: what backends and the exporter run."""
+        chunk = mel.shape[1] // 8
+        mel_length = torch.where(last, 8 * state.frames - 7 + valid, ENDLESS)
+        end = torch.where(last, self._frames_of(mel_length), state.frames + chunk)
+        out = (end - state.frames).clamp(min=0)
+        kv.place(chunk, end)
+        y, tails, conv = self._layers(mel, state, mel_length, end, kv)
+        new = EncoderState(*tails, tuple(kv.keys), tuple(kv.values), conv, state.frames + out)
+        return y, new, out
+
+    def offline(self, mel: Tensor, lengths: Tensor, context: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Whole utterances: mel (B, L, mels), lengths (B,) mel frames -> (B, T, d_model) and frames (B,).
+
+        Frames at or after a row's own count are meaningless.
+        """
+        frames = self._frames_of(lengths)
+        count = max(1, int(frames.max()))
+        if self.config.causal_subsampling:
+            mel = F.pad(mel, (0, 0, 7, max(0, 8 * count - 7 - mel.shape[1])))[:, : 8 * count]
+        state = EncoderState.zeros(self.config, mel.shape[0], ring=0)
+        tables = self.position_tables(count - 1, count - 1)
+        kv = PassThrough.over(tables, frames, self.config, context)
+        y, _, _ = self._layers(mel, state, lengths, frames, kv)
+        return y, frames
+
+    def _layers(
+        self, mel: Tensor, state: EncoderState, mel_length: Tensor, end: Tensor, kv: KeyValues
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+        x, tails = self.pre_encode(mel, (state.mel, state.sub1, state.sub2), state.frames, mel_length)
+        if self.config.xscaling:
+            x = x * math.sqrt(self.config.d_model)
+        live = within(state.frames, x.shape[1], end)[:, :, None]
+        conv = []
+        for index, layer in enumerate(self.layers):
+            x, tail = layer(x, index, kv, state.conv[index], live)
+            conv.append(tail)
+        return x, tails, tuple(conv)
+
+    def position_tables(self, ahead: int, behind: int) -> list[Tensor]:
+        """For each layer (heads, head_dim, ahead + 1 + behind): positions -ahead ... behind (query minus key)."""
+        encodings = sinusoids(-ahead, behind, self.config.d_model).to(self.layers[0].self_attn.linear_pos.weight.device)
+        return [layer.self_attn.table(encodings) for layer in self.layers]
+
+    def _frames_of(self, mel_length: Tensor) -> Tensor:
+        """Encoder frames of so many mel frames; none where there are none (NeMo would invent one)."""
+        frames = mel_length
+        for _ in range(3):
+            frames = frames // 2 + 1 if self.config.causal_subsampling else (frames - 1) // 2 + 1
+        return torch.where(mel_length > 0, frames, torch.zeros_like(frames))
