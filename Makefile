@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Where torch comes from; for instance TORCH_INDEX=https://download.pytorch.org/whl/cpu. Empty: the default index.
 TORCH_INDEX ?=
+# The version the suite was run with; a range would take the newest build with its CUDA packages.
+TORCH ?= torch==2.13.0
 TESTS ?= tests
 
 .PHONY: help setup demo test lint bench size
@@ -25,7 +27,7 @@ $(VENV)/.core: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.core
-	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch>=2.8"
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) install --editable ".[dev]"
 	@touch $@
 

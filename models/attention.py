@@ -17,7 +17,7 @@ MASKED = -10_000.0  # NeMo multi_head_attention.py: masked scores, before the so
 def visible(query: Tensor, key: Tensor, context: tuple[int, int], style: str) -> Tensor:
     """May frame `query` see frame `key`? Integer tensors that broadcast; the one rule for training and streaming.
 
-    chunked_limited: keys of the query's chunk and of the left // C chunks before it (NeMo conformer_encoder.py:823-842).
+    chunked_limited: keys of the query's chunk and of the left // C chunks before it (conformer_encoder.py:823-842).
     regular: -left <= key - query <= right. -1 is unlimited.
     """
     left, right = context
@@ -44,7 +44,7 @@ class KeyValues(Protocol):
     """Where an attention layer puts its new K and V, and which it gets to read."""
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """New frames (B, heads, T, head_dim) in; all keys and values that queries may see (B, heads, S, head_dim) out."""
+        """New frames (B, heads, T, head_dim) in; all that queries may see (B, heads, S, head_dim) out."""
 
     def positions(self, layer: int) -> Tensor:
         """(heads, head_dim, R): the projected encodings of relative positions."""
@@ -72,7 +72,7 @@ class PassThrough:
         descending = [table.flip(-1) for table in tables]  # from T-1 to -(T-1), as `align` wants them
         return cls(descending, ~(seen[None] & (index < frames[:, None])[:, None, :])[:, None])
 
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, _layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return k, v
 
     def positions(self, layer: int) -> Tensor:
@@ -89,7 +89,12 @@ class Ring:
     """Rings of the last frames, read where they lie: streaming. Frame f sits at f mod ring."""
 
     def __init__(
-        self, tables: list[Tensor], keys: tuple[Tensor, ...], values: tuple[Tensor, ...], frames: Tensor, context: tuple[int, int]
+        self,
+        tables: list[Tensor],
+        keys: tuple[Tensor, ...],
+        values: tuple[Tensor, ...],
+        frames: Tensor,
+        context: tuple[int, int],
     ) -> None:
         """tables cover positions -(C-1) ... ring-1, C being the longest chunk; frames (B,) done before this chunk."""
         self._tables, self.keys, self.values = tables, list(keys), list(values)

@@ -114,7 +114,7 @@ class ModelConfig:
             _expect("joint_activation", self.joint_activation, known, "one of " + ", ".join(ACTIVATIONS))
             _expect("max_symbols", self.max_symbols, self.max_symbols >= 1, "a whole number from 1")
         is_tdt = self.kind == "tdt"
-        _expect("durations", self.durations, bool(self.durations) == is_tdt, "durations for a TDT model, and only there")
+        _expect("durations", self.durations, bool(self.durations) == is_tdt, "durations for a TDT model and no other")
         _expect("durations", self.durations, all(0 <= d <= 64 for d in self.durations), "frames from 0 to 64")
         _expect("labels", len(self.labels), len(self.labels) == self.vocab_size, f"{self.vocab_size} pieces")
         known = {index for _, index in self.prompts}
