@@ -1,0 +1,212 @@
+"""Wire PCM of any rate to 16 kHz mono float32; owns the resampler's state. Knows nothing of sessions, models or words.
+
+Cutting the bytes anywhere changes nothing, bit for bit: odd bytes are carried over, mixing is elementwise, and soxr's
+float32 stream gives the same samples for any chunking.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soxr
+
+from streamer.errors import Refusal
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Samples = npt.NDArray[np.float32]
+
+RATE = 16_000  # hertz, what models hear
+WIDTHS = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}  # bytes a sample
+LOUDEST = 16.0  # floats beyond it are not audio in -1..1 but, say, 16-bit numbers sent as floats
+MAGIC = {  # (offset, bytes) that begin a file, never a stream of samples
+    "a RIFF/WAVE header": ((0, b"RIFF"), (8, b"WAVE")),
+    "a WebM/Matroska header": ((0, b"\x1a\x45\xdf\xa3"),),
+    "a FLAC header": ((0, b"fLaC"),),
+    "an Ogg header": ((0, b"OggS\x00"),),
+    "an MP4 header": ((4, b"ftyp"),),
+    "an MP3 file (ID3 tag)": ((0, b"ID3"), (4, b"\x00")),
+}
+MAGIC_BYTES = 12
+
+
+class WireAudio:
+    """One stream's audio: `feed` bytes, get samples; `flush` once at the end."""
+
+    def __init__(self, sample_rate: int, encoding: str, channels: int) -> None:
+        assert encoding in WIDTHS, f"encoding: got {encoding!r}, expected one of {', '.join(WIDTHS)}"
+        self._encoding, self._channels = encoding, channels
+        self._block_bytes = WIDTHS[encoding] * channels
+        self._held = b""  # bytes that do not make a whole sample of every channel yet, or are still being told apart
+        self._told = False  # the first bytes are known to be samples
+        self._resampler = _Resampler(sample_rate) if sample_rate != RATE else None
+
+    def feed(self, data: bytes) -> Samples:
+        """The 16 kHz samples that these bytes complete; raises Refusal (bad_audio) for bytes that are not audio."""
+        data = self._held + data
+        if not self._told:
+            if len(data) < bytes_to_tell(data):
+                self._held = data
+                return np.zeros(0, np.float32)
+            self._tell(data)
+        whole = len(data) // self._block_bytes * self._block_bytes
+        self._held = data[whole:]
+        samples = self._mono(data[:whole])
+        return samples if self._resampler is None else self._resampler.feed(samples)
+
+    def flush(self) -> Samples:
+        """The samples still inside; half a sample at the very end is no sample. Nothing may be fed after it."""
+        rest = np.zeros(0, np.float32)
+        if not self._told:
+            self._tell(self._held)
+            rest = self.feed(b"")
+        return rest if self._resampler is None else np.concatenate([rest, self._resampler.flush()])
+
+    def preview_tail(self) -> Samples:
+        """The samples that `flush` would give now, without ending anything (equal to it within 1e-6)."""
+        return np.zeros(0, np.float32) if self._resampler is None else self._resampler.preview_tail()
+
+    def _tell(self, head: bytes) -> None:
+        found = container(head)
+        if found is not None:
+            raise Refusal("audio", found, f"bare {self._encoding} samples without a file header", code="bad_audio")
+        self._told = True
+
+    def _mono(self, data: bytes) -> Samples:
+        """Whole blocks of interleaved samples to their mean over channels, in -1..1."""
+        samples = decode(data, self._encoding)
+        if self._channels == 1:
+            return samples
+        blocks = samples.reshape(-1, self._channels)
+        mixed: Samples = blocks[:, 0].copy()
+        for channel in range(1, self._channels):  # elementwise, so that a block's sum never depends on its company
+            mixed += blocks[:, channel]
+        return mixed * np.float32(1 / self._channels)
+
+
+def decode(data: bytes, encoding: str) -> Samples:
+    """Bytes of one encoding to float32; 16-bit values are divided by 32768, as NeMo's readers do."""
+    match encoding:
+        case "pcm_s16le":
+            return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+        case "pcm_f32le":
+            return _checked_floats(np.frombuffer(data, "<f4").astype(np.float32))
+        case "mulaw":
+            return MULAW[np.frombuffer(data, np.uint8)]
+        case _:
+            return ALAW[np.frombuffer(data, np.uint8)]
+
+
+def _checked_floats(samples: Samples) -> Samples:
+    wrong = ~(np.abs(samples) <= LOUDEST)  # NaN compares false
+    if wrong.any():
+        at = int(wrong.argmax())
+        expected = "pcm_f32le samples, finite and within -1..1 (is it 16-bit audio?)"
+        raise Refusal("audio", float(samples[at]), expected, code="bad_audio")
+    return samples
+
+
+def bytes_to_tell(head: bytes) -> int:
+    """How many first bytes it takes to tell samples from a file's header."""
+    frame = mp3_frame_bytes(head)
+    return MAGIC_BYTES if frame is None else frame + 4
+
+
+def container(head: bytes) -> str | None:
+    """The kind of file that begins with these bytes, None if they may be samples."""
+    for name, marks in MAGIC.items():
+        if all(head[at : at + len(mark)] == mark for at, mark in marks):
+            return name
+    frame = mp3_frame_bytes(head)
+    if frame is not None and mp3_frame_bytes(head[frame : frame + 4]) is not None:
+        return "an MP3 file"
+    return None
+
+
+# ISO 11172-3 2.4.2.3, layer III: kbit/s by index, for MPEG-1 and for MPEG-2 and 2.5.
+_KBITS = {
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+
+
+def mp3_frame_bytes(head: bytes) -> int | None:
+    """The length of the MPEG layer III frame that begins here; one sync alone is no proof, it may be a loud sample."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+        return None
+    version, kbits, hertz, padding = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
+    if version not in _HERTZ or kbits in (0, 15) or hertz == 3:
+        return None
+    factor, table = (144, _KBITS[3]) if version == 3 else (72, _KBITS[2])
+    return factor * 1000 * table[kbits] // _HERTZ[version][hertz] + padding
+
+
+class _Resampler:
+    """Any rate to 16 kHz by soxr HQ, and a look at what it has not given out yet."""
+
+    def __init__(self, rate: int) -> None:
+        divisor = math.gcd(rate, RATE)
+        self._rate = rate
+        self._in_step, self._out_step = rate // divisor, RATE // divisor  # input and output samples that coincide
+        self._stream = _soxr(rate)
+        self._recent: deque[Samples] = deque()  # at least the last second and one step of raw input
+        self._recent_samples = self._fed = self._given = 0
+
+    def feed(self, samples: Samples) -> Samples:
+        if not samples.size:
+            return samples
+        self._remember(samples)
+        out: Samples = self._stream.resample_chunk(samples)
+        self._given += out.size
+        return out
+
+    def flush(self) -> Samples:
+        out: Samples = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        self._given += out.size
+        return out
+
+    def preview_tail(self) -> Samples:
+        """The last second resampled afresh, from where an input and an output sample coincide."""
+        first = self._fed - self._recent_samples
+        start = -(-first // self._in_step) * self._in_step
+        raw = np.concatenate(self._recent)[start - first :] if self._recent else np.zeros(0, np.float32)
+        fresh = _soxr(self._rate)
+        out = np.concatenate([fresh.resample_chunk(raw), fresh.resample_chunk(np.zeros(0, np.float32), last=True)])
+        already = self._given - start // self._in_step * self._out_step
+        assert 0 <= already <= out.size, f"already given: got {already}, expected 0 to {out.size}"
+        tail: Samples = out[already:]
+        return tail
+
+    def _remember(self, samples: Samples) -> None:
+        self._recent.append(samples)
+        self._recent_samples += samples.size
+        self._fed += samples.size
+        while self._recent_samples - self._recent[0].size >= self._rate + self._in_step:
+            self._recent_samples -= self._recent.popleft().size
+
+
+def _soxr(rate: int) -> soxr.ResampleStream:
+    return soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
+
+
+def _mulaw_table() -> Samples:
+    """ITU-T G.711 mu-law, all 256 codes."""
+    code = ~np.arange(256, dtype=np.int32) & 0xFF
+    size = (((code & 0x0F) << 3) + 0x84 << (code >> 4 & 7)) - 0x84
+    return (np.where(code & 0x80, -size, size) / 32768).astype(np.float32)
+
+
+def _alaw_table() -> Samples:
+    """ITU-T G.711 A-law, all 256 codes."""
+    code = np.arange(256, dtype=np.int32) ^ 0x55
+    exponent, mantissa = code >> 4 & 7, (code & 0x0F) << 4
+    size = np.where(exponent == 0, mantissa + 8, mantissa + 0x108 << np.maximum(exponent - 1, 0))
+    return (np.where(code & 0x80, size, -size) / 32768).astype(np.float32)
+
+
+MULAW, ALAW = _mulaw_table(), _alaw_table()
