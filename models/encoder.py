@@ -156,7 +156,7 @@ class Encoder(nn.Module):
 
     def position_tables(self, ahead: int, behind: int) -> list[Tensor]:
         """For each layer (heads, head_dim, ahead + 1 + behind): positions -ahead ... behind (query minus key)."""
-        encodings = sinusoids(-ahead, behind, self.config.d_model).to(self.layers[0].self_attn.linear_pos.weight.device)
+        encodings = sinusoids(-ahead, behind, self.config.d_model).to(self.layers[0].self_attn.linear_pos.weight)
         return [layer.self_attn.table(encodings) for layer in self.layers]
 
     def _frames_of(self, mel_length: Tensor) -> Tensor:
