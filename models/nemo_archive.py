@@ -5,6 +5,7 @@ Knows nothing of models. A hostile or broken file ends in one ModelFileError tha
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import lzma
@@ -39,7 +40,7 @@ class _BoundedGzip(io.RawIOBase):
     """What a gzip file unpacks to, refused once it is longer than weights can be."""
 
     def __init__(self, path: Path) -> None:
-        self._file = gzip.open(path, "rb")
+        self._file = gzip.GzipFile(path, "rb")
         self._left = GZIP_SPARE_BYTES + GZIP_RATIO * path.stat().st_size
         self._where = path.name
 
@@ -47,7 +48,7 @@ class _BoundedGzip(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        count = self._file.readinto(buffer)
         self._left -= count
         if self._left < 0:
             raise ModelFileError(f"{self._where}: unpacks to more than {GZIP_RATIO} times its size, not a model")
@@ -66,7 +67,7 @@ class NemoArchive:
         self.where = self.path.name
         self._files: dict[str, bytes] = {}
         self._large: IO[bytes] | None = None
-        self._raw: IO[bytes] | None = None
+        self._opened = contextlib.ExitStack()
         try:
             self._open()
         except ModelFileError:
@@ -83,18 +84,18 @@ class NemoArchive:
         self.close()
 
     def close(self) -> None:
-        for handle in (self._large, self._raw):
-            if handle is not None:
-                handle.close()
+        self._opened.close()
 
     def _open(self) -> None:
         if not self.path.is_file():
             raise ModelFileError(f"{self.path}: no such file, expected a .nemo archive")
         with self.path.open("rb") as probe:
             zipped = probe.read(2) == b"\x1f\x8b"
-        self._raw = io.BufferedReader(_BoundedGzip(self.path), 1 << 20) if zipped else self.path.open("rb")
-        mode = "r|" if zipped else "r:"
-        tar = tarfile.open(fileobj=self._raw, mode=mode)  # type: ignore[call-overload]
+        keep = self._opened.enter_context
+        if zipped:
+            tar = keep(tarfile.open(fileobj=keep(io.BufferedReader(_BoundedGzip(self.path), 1 << 20)), mode="r|"))
+        else:
+            tar = keep(tarfile.open(self.path, mode="r:"))
         for count, info in enumerate(tar, 1):
             if count > MAX_MEMBERS:
                 raise ModelFileError(f"{self.where}: more than {MAX_MEMBERS} members, expected a model")

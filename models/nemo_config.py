@@ -1,4 +1,4 @@
-"""NeMo's model_config.yaml into a ModelConfig. Knows the tables of models.nemo_options, nothing of tensors or archives."""
+"""NeMo's model_config.yaml into a ModelConfig, by the tables of models.nemo_options. Knows no tensors or archives."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def labels_of(nemo: dict[str, Any]) -> tuple[str, ...] | None:
         if kind != "bpe":
             raise refuse("tokenizer.type", kind, "bpe (a SentencePiece model)")
         return None
-    labels = nemo.get("labels") or (nemo.get("joint") or {}).get("vocabulary") or (nemo.get("decoder") or {}).get("vocabulary")
+    labels = nemo.get("labels")
+    for section in ("joint", "decoder"):
+        given = nemo.get(section)
+        labels = labels or (given.get("vocabulary") if isinstance(given, dict) else None)
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) and label for label in labels):
         raise refuse("labels", labels, "a tokenizer section, or a list of labels")
     return tuple(labels)
@@ -123,17 +126,19 @@ def _encoder(nemo: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _contexts(given: object) -> list[list[int]]:
+def _contexts(given: Any) -> list[list[int]]:
     """One [left, right] or a list of them, the first being the default; nothing means unlimited."""
-    pairs = [[-1, -1]] if given is None else given
-    if isinstance(pairs, list) and len(pairs) == 2 and all(_is_int(v) for v in pairs):
-        pairs = [pairs]
-    good = isinstance(pairs, list) and 0 < len(pairs) <= 64
-    good = good and all(isinstance(p, list) and len(p) == 2 and all(_is_int(v) for v in p) for p in pairs)
-    if not good:
-        raise refuse("encoder.att_context_size", given, "[left, right] or a list of such pairs")
-    assert isinstance(pairs, list)
-    return pairs
+    if given is None:
+        return [[-1, -1]]
+    if _is_pair(given):
+        return [given]
+    if isinstance(given, list) and 0 < len(given) <= 64 and all(_is_pair(pair) for pair in given):
+        return given
+    raise refuse("encoder.att_context_size", given, "[left, right] or a list of such pairs")
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_int(v) for v in value)
 
 
 def _conv_context(given: object, kernel: int) -> list[int]:
@@ -141,7 +146,7 @@ def _conv_context(given: object, kernel: int) -> list[int]:
         return [kernel - 1, 0]
     if given is None:
         return [(kernel - 1) // 2, (kernel - 1) // 2]
-    if isinstance(given, list) and len(given) == 2 and all(_is_int(v) and v >= 0 for v in given) and sum(given) == kernel - 1:
+    if _is_pair(given) and isinstance(given, list) and min(given) >= 0 and sum(given) == kernel - 1:
         return given
     raise refuse("encoder.conv_context_size", given, f"causal, nothing, or [left, right] with the sum {kernel - 1}")
 

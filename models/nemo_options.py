@@ -101,7 +101,7 @@ PREPROCESSOR = Section(
         "mag_power": _near(2.0),
         "use_torchaudio": _only(False),
     },
-    defaults={"sample_rate": 16000, "window_size": 0.02, "window_stride": 0.01, "normalize": "per_feature", "features": 64},
+    defaults={"window_size": 0.02, "window_stride": 0.01, "normalize": "per_feature", "features": 64},
 )
 
 ENCODER = Section(
@@ -188,7 +188,12 @@ JOINTNET = Section(
 CTC_HEAD = Section(
     followed=_names("feat_in num_classes vocabulary"),
     inert=_names("init_mode"),
-    fixed={"_target_": _target("ConvASRDecoder"), "add_blank": _only(True), "adapters": _absent(), "multisoftmax": _absent()},
+    fixed={
+        "_target_": _target("ConvASRDecoder"),
+        "add_blank": _only(True),
+        "adapters": _absent(),
+        "multisoftmax": _absent(),
+    },
     defaults={"feat_in": None, "num_classes": None, "vocabulary": None},
 )
 
@@ -197,7 +202,7 @@ _FUSION = ("ngram_lm_model", "boosting_tree", "fusion_models")  # each would cha
 
 
 def check_decoding(where: str, decoding: object) -> dict[str, Any]:
-    """How NeMo would decode; what is left out of the tables (timestamps, confidence, beams not used) changes no token."""
+    """How NeMo would decode. What is not looked at (timestamps, confidence, beams that are not used) changes no token."""
     if decoding is None:
         return {}
     if not isinstance(decoding, dict):

@@ -1,4 +1,4 @@
-"""The reference: PCM to encoder frames and tokens, whole or chunk by chunk, many rows at once. Knows nothing of sockets.
+"""The reference: PCM to encoder frames and tokens, whole or chunk by chunk, for many rows. Knows nothing of sockets.
 
 `offline` hears everything at once under a context's mask; `Stream` hears chunks and carries its state as a value.
 DESIGN: both give the same frames and tokens.
@@ -39,8 +39,8 @@ class Heard:
 
 def features_of(model: Model) -> StreamingFeatures:
     """The front end with the checkpoint's own filterbank and window."""
-    stored = model.preprocessor.featurizer
-    return StreamingFeatures(model.config.mels, stored.fb.numpy(), stored.window.numpy())
+    stored = {name.rsplit(".", 1)[-1]: buffer.numpy() for name, buffer in model.preprocessor.named_buffers()}
+    return StreamingFeatures(model.config.mels, stored["fb"], stored["window"])
 
 
 def text_of(config: ModelConfig, tokenizer: Tokenizer, tokens: Sequence[Token]) -> str:

@@ -27,7 +27,8 @@ def model_of(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> 
     expected = model.state_dict()
     _check_names(expected, tensors, where)
     _check_shapes(expected, tensors, where)
-    model.load_state_dict({name: _converted(name, tensors, like, where) for name, like in expected.items()}, assign=True)
+    weights = {name: _converted(name, tensors, like, where) for name, like in expected.items()}
+    model.load_state_dict(weights, assign=True)
     left = [name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_meta]
     assert not left, f"made without storage and not in the state dict: {left}"
     return model.eval()
