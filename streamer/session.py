@@ -1,21 +1,53 @@
 """One client's life: events and what was heard in, actions out. Knows no socket, no engine, no clock: time is a value.
 
-`now` is seconds of any clock that never goes back; the server ticks a session a few times a second.
+`now` is seconds of any clock that never goes back; the server ticks a session a few times a second. A session is open,
+then ending (the engine finishes the stream), then done. However it ends: one final for the open segment, with words or
+without, then `closed`, then the Hangup.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from streamer.actions import Action, Feed, Finish, Fork, Hangup, Heard, Say
+from streamer.audio import RATE, WireAudio
+from streamer.errors import Refusal
+from streamer.protocols.events import (
+    Audio,
+    Close,
+    Closed,
+    Configure,
+    Endpointing,
+    Error,
+    Final,
+    Finalize,
+    KeepAlive,
+    Malformed,
+    Partial,
+    Ready,
+    Word,
+)
+from streamer.transcript.endpoint import Rules
+from streamer.transcript.transcript import Transcript
+from streamer.transcript.words import Speller
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from models.config import ModelConfig
     from models.tokenizer import Tokenizer
-    from streamer.protocols.events import ClientEvent, Opening
+    from streamer.protocols.events import ClientEvent, Opening, ServerEvent
+    from streamer.transcript.utterance import Segment
+    from streamer.transcript.words import Word as SpokenWord
 
 __all__ = ["Action", "Feed", "Finish", "Fork", "Hangup", "Heard", "Say", "Session", "SessionSettings"]
+
+MAX_FORKS = 4  # of one stream in the engine at once; finalizes beyond wait for the next one to come back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +63,30 @@ class SessionSettings:
     max_session_s: float = 14_400.0
     """Longest session, on the wall and on the audio clock."""
     finish_s: float = 60.0
-    """The engine's time to finish a stream; past it the stream ends with what was heard."""
+    """The engine's time to hear something of a stream that ends; past it the stream ends with what was heard."""
     emission_delay_ms: int = 0
     """How late the model emits on average; subtracted from word times (the model card says it)."""
     max_errors: int = 32
     """Refused messages on one stream before it is ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A fork under way: why, for how many finalizes, and where the audio ended for it."""
+
+    reason: str
+    answers: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a stream ends: the last final's reason, what is said after it, the close code."""
+
+    reason: str
+    code: int
+    since: float
+    error: Error | None = None
 
 
 class Session:
@@ -48,38 +99,247 @@ class Session:
 
     def __init__(self, opening: Opening, model: ModelConfig, tokenizer: Tokenizer, settings: SessionSettings,
                  now: float) -> None:
-        raise NotImplementedError
-
-    def start(self, session_id: str) -> list[Action]:
-        """The stream has its slot: say ready."""
-        raise NotImplementedError
-
-    def receive(self, event: ClientEvent, now: float) -> list[Action]:
-        """The client said something (Malformed included)."""
-        raise NotImplementedError
-
-    def heard(self, heard: Heard, now: float) -> list[Action]:
-        """The engine heard something."""
-        raise NotImplementedError
-
-    def tick(self, now: float) -> list[Action]:
-        """Time passed."""
-        raise NotImplementedError
-
-    def shutdown(self, now: float) -> list[Action]:
-        """The server goes: finish as if closed, with reason shutdown."""
-        raise NotImplementedError
-
-    def failed(self, code: str, message: str, now: float) -> list[Action]:
-        """The engine cannot go on with this stream: error, a final of what was heard, closed, hang up 1011."""
-        raise NotImplementedError
+        self.chunk = model.chunk_of(opening.latency_ms)
+        self.prompt = model.prompt_index(opening.language)
+        self._opening, self._settings, self._model_name = opening, settings, model.name
+        self._endpointing, self._interim = opening.endpointing, opening.interim
+        self._audio = WireAudio(opening.sample_rate, opening.encoding, opening.channels)
+        speller = Speller(tokenizer, (model.eou_id, model.eob_id))
+        eou = () if model.eou_id is None else (model.eou_id,)
+        self._transcript = Transcript(speller, _rules(opening.endpointing), self.chunk, eou,
+                                      settings.emission_delay_ms / 1000)
+        self._began = self._last_audio = self._last_message = self._last_heard = now
+        self._fed = 0  # samples given to the engine
+        self._quiet_from = 0  # samples that a stall has already finalised
+        self._errors = 0
+        self._marks = 0
+        self._forks: dict[int, _Asked] = {}
+        self._waiting = 0  # finalizes that found MAX_FORKS under way
+        self._said: tuple[int, str] = (-1, "")  # segment and text of the last partial
+        self._ending: _Ending | None = None
+        self._done = False
 
     @property
     def audio_seconds(self) -> float:
         """Audio fed so far, in seconds."""
-        raise NotImplementedError
+        return self._fed / RATE
 
     @property
     def done(self) -> bool:
         """The Hangup has been given out."""
-        raise NotImplementedError
+        return self._done
+
+    @property
+    def ending(self) -> bool:
+        """No more audio is taken."""
+        return self._ending is not None
+
+    # What happens to a session, in the order of a life.
+
+    def start(self, session_id: str) -> list[Action]:
+        """The stream has its slot: say ready."""
+        return [Say(event=Ready(session_id=session_id, model=self._model_name, latency_ms=self._opening.latency_ms,
+                                sample_rate=self._opening.sample_rate))]
+
+    def receive(self, event: ClientEvent, now: float) -> list[Action]:
+        """The client said something (Malformed included). What comes after the end began is not heard."""
+        if self._done:
+            return []
+        self._last_message = now
+        if self._ending is not None:
+            return self._refused(event.refusal, now) if isinstance(event, Malformed) else []
+        match event:
+            case Audio(pcm=data):
+                return self._receive_audio(data, now)
+            case Finalize():
+                return self._finalize()
+            case Close():
+                return self._end(_Ending("close", 1000, now))
+            case Configure():
+                return self._configure(event)
+            case KeepAlive():
+                return []
+            case Malformed(refusal=refusal):
+                return self._refused(refusal, now)
+
+    def heard(self, heard: Heard, now: float) -> list[Action]:
+        """The engine heard something."""
+        if self._done:
+            return []
+        self._last_heard = now
+        if heard.mark is not None:
+            return self._heard_fork(heard)
+        if heard.finished:
+            assert self._ending is not None, "heard.finished: got it before Finish, expected it after"
+            return self._finished(self._transcript.finish(heard.tokens, self._fed))
+        actions = self._finals(self._transcript.hear(heard.tokens, heard.frames), "endpoint")
+        if self._interim and heard.tokens:
+            actions += self._partial()
+        return actions
+
+    def tick(self, now: float) -> list[Action]:
+        """Time passed."""
+        settings = self._settings
+        if self._done:
+            return []
+        if self._ending is not None:
+            if now - max(self._ending.since, self._last_heard) >= settings.finish_s:
+                return self.failed("internal", f"engine: got nothing for {settings.finish_s:g} s, expected the end", now)
+            return []
+        longest = max(now - self._began, self.audio_seconds)
+        if longest >= settings.max_session_s:
+            return self._limit("session_limit", f"session: expected at most {settings.max_session_s:g} s", now)
+        if now - self._last_message >= settings.idle_s:
+            expected = f"audio or keepalive within {settings.idle_s:g} s"
+            return self._limit("idle_timeout", f"stream: got nothing, expected {expected}", now)
+        if (now - self._last_audio) * 1000 >= settings.stall_ms:
+            return self._stall()
+        return []
+
+    def shutdown(self, now: float) -> list[Action]:
+        """The server goes: finish as if closed, with reason shutdown."""
+        if self._done or self._ending is not None:
+            return []
+        return self._end(_Ending("shutdown", 1001, now))
+
+    def failed(self, code: str, message: str, now: float) -> list[Action]:
+        """The engine cannot go on with this stream: error, a final of what was heard, closed, hang up 1011."""
+        if self._done:
+            return []
+        self._ending = _Ending("error", 1011, now)
+        self._forks.clear()
+        self._waiting = 0
+        error: list[Action] = [Say(event=Error(code=code, message=message))]
+        return error + self._finished([self._transcript.cut(self._fed)])
+
+    # What the client says.
+
+    def _receive_audio(self, data: bytes, now: float) -> list[Action]:
+        self._last_audio = now
+        try:
+            return self._feed(self._audio.feed(data))
+        except Refusal as refusal:  # the rest cannot be trusted either: what was heard before it is the last final
+            said: list[Action] = [Say(event=Error(code=refusal.code, message=str(refusal)))]
+            return said + self._end(_Ending("error", 1003, now), flush=False)
+
+    def _feed(self, pcm: npt.NDArray[np.float32]) -> list[Action]:
+        self._fed += pcm.size
+        return [Feed(pcm=pcm)] if pcm.size else []
+
+    def _finalize(self) -> list[Action]:
+        if len(self._forks) >= MAX_FORKS:
+            self._waiting += 1
+            return []
+        return self._fork("finalize", 1)
+
+    def _fork(self, reason: str, answers: int) -> list[Action]:
+        tail = self._audio.preview_tail()
+        self._marks += 1
+        self._forks[self._marks] = _Asked(reason, answers, self._fed + tail.size)
+        return [Fork(mark=self._marks, pcm=np.concatenate([tail, self._silence()]))]
+
+    def _stall(self) -> list[Action]:
+        """Audio has stopped coming: finalise what hangs, once, until audio comes again."""
+        if self._forks or (self._quiet_from == self._fed and not self._transcript.pending):
+            return []
+        self._quiet_from = self._fed
+        return self._fork("stall", 0)
+
+    def _configure(self, event: Configure) -> list[Action]:
+        if event.interim is not None:
+            self._interim = event.interim
+        names = {"enabled": event.endpointing, "silence_ms": event.endpoint_silence_ms,
+                 "start_ms": event.endpoint_start_ms, "max_ms": event.endpoint_max_ms}
+        changes = {name: value for name, value in names.items() if value is not None}
+        self._endpointing = dataclasses.replace(self._endpointing, **changes)  # type: ignore[arg-type]
+        self._transcript.rules = _rules(self._endpointing)
+        return []
+
+    def _refused(self, refusal: Refusal, now: float) -> list[Action]:
+        """Say it, and live on; but not for ever."""
+        self._errors += 1
+        if self._errors > self._settings.max_errors:
+            if self._ending is not None:
+                return []
+            message = f"errors={self._errors}: expected at most {self._settings.max_errors} on one stream"
+            return self._limit("too_many_errors", message, now, reason="error")
+        return [Say(event=Error(code=refusal.code, message=str(refusal)))]
+
+    # How a stream ends.
+
+    def _limit(self, code: str, message: str, now: float, reason: str = "limit") -> list[Action]:
+        return self._end(_Ending(reason, 1008, now, Error(code=code, message=message)))
+
+    def _end(self, ending: _Ending, flush: bool = True) -> list[Action]:
+        self._ending = ending
+        rest = np.zeros(0, np.float32)
+        if flush:
+            try:
+                rest = self._audio.flush()
+            except Refusal as refusal:  # a file's header shorter than it takes to tell one
+                self._ending = dataclasses.replace(ending, reason="error", code=1003,
+                                                   error=Error(code=refusal.code, message=str(refusal)))
+        self._fed += rest.size
+        return [Finish(pcm=np.concatenate([rest, self._silence()]))]
+
+    def _finished(self, segments: Sequence[Segment]) -> list[Action]:
+        """The stream's last words; finalizes that still wait are answered before its last final."""
+        assert self._ending is not None
+        actions = self._finals(segments[:-1], "endpoint")
+        last = segments[-1]
+        for _ in range(self._waiting + sum(asked.answers for asked in self._forks.values())):
+            actions += self._finals([last], "finalize")
+            last = self._transcript.cut(self._fed)
+        actions += self._finals([last], self._ending.reason)
+        if self._ending.error is not None:
+            actions.append(Say(event=self._ending.error))
+        self._done = True
+        closed = Say(event=Closed(audio_seconds=self.audio_seconds))
+        return [*actions, closed, Hangup(code=self._ending.code, reason=self._ending.reason)]
+
+    # What the engine heard.
+
+    def _heard_fork(self, heard: Heard) -> list[Action]:
+        asked = self._forks.pop(heard.mark or 0, None)
+        assert asked is not None, f"heard.mark: got {heard.mark}, expected one of {sorted(self._forks)}"
+        if not (asked.answers or heard.tokens or self._transcript.pending):
+            return []  # a stall with nothing to say
+        segment = self._transcript.fork(heard.tokens, heard.frames, asked.samples)
+        actions = self._finals([segment], asked.reason) if asked.answers or segment.words else []
+        for _ in range(asked.answers - 1):
+            actions += self._finals([self._transcript.cut(asked.samples)], asked.reason)
+        if self._waiting and self._ending is None:
+            waiting, self._waiting = self._waiting, 0
+            actions += self._fork("finalize", waiting)
+        return actions
+
+    def _partial(self) -> list[Action]:
+        """The open segment so far, if it says something new."""
+        draft = self._transcript.draft()
+        text = " ".join(word.text for word in draft.words)
+        if not text or (draft.index, text) == self._said:
+            return []
+        self._said = draft.index, text
+        words = _wire(draft.words)
+        event = Partial(segment=draft.index, start=words[0].start, text=text, words=words, stable_words=draft.stable)
+        return [Say(event=event)]
+
+    def _finals(self, segments: Sequence[Segment], reason: str) -> list[Action]:
+        return [Say(event=_final(segment, reason)) for segment in segments]
+
+    def _silence(self) -> npt.NDArray[np.float32]:
+        return np.zeros(self._settings.tail_ms * RATE // 1000, np.float32)
+
+
+def _rules(endpointing: Endpointing) -> Rules:
+    return Rules.of_ms(endpointing.silence_ms, endpointing.start_ms, endpointing.max_ms, endpointing.enabled)
+
+
+def _wire(words: Sequence[SpokenWord]) -> tuple[Word, ...]:
+    return tuple(Word(word=w.text, start=w.start_s, end=w.end_s, confidence=w.confidence) for w in words)
+
+
+def _final(segment: Segment, reason: str) -> ServerEvent:
+    text = " ".join(word.text for word in segment.words)
+    return Final(segment=segment.index, start=segment.start_s, end=segment.end_s, text=text,
+                 words=_wire(segment.words), reason=reason)

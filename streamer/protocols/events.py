@@ -6,7 +6,8 @@ milliseconds by `Word` and `Final` themselves; confidences are 0..1, four decima
 
 from __future__ import annotations
 
-import math
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamer.errors import CODES, Refusal
@@ -15,6 +16,15 @@ ENCODINGS = ("pcm_s16le", "pcm_f32le", "mulaw", "alaw")
 REASONS = ("endpoint", "finalize", "close", "limit", "stall", "shutdown", "error")
 SAMPLE_RATES = (8000, 48000)  # hertz, lowest and highest
 CHANNELS = (1, 8)
+CLOSE_CODES = {  # the WebSocket close code -> when
+    1000: "the stream was closed by the client, and everything was said",
+    1001: "the server shuts down; the last final has reason shutdown",
+    1003: "the bytes were not the audio that was announced",
+    1008: "a limit: idle, the longest session, too many refused messages; or a refused connection",
+    1009: "a message longer than the server allows",
+    1011: "a fault of the server",
+    1013: "the server is full; try again later",
+}
 SILENCE_MS = (80, 60_000)  # bounds of endpoint_silence_ms: one encoder frame to a minute
 START_MS = (80, 600_000)
 MAX_MS = (1_000, 3_600_000)
@@ -31,11 +41,30 @@ def _flag(where: str, got: object) -> None:
         raise Refusal(where, got, "true or false")
 
 
+def _number(where: str, got: object, highest: float, unit: str) -> float:
+    """A number from 0 to `highest`, which NaN and the infinities are not."""
+    if isinstance(got, bool) or not isinstance(got, (int, float)) or not 0 <= got <= highest:
+        raise Refusal(where, got, f"{unit}, 0 to {highest:g}", code="bad_message")
+    return float(got)
+
+
 def _seconds(where: str, got: object) -> float:
     """Seconds of the audio clock, rounded to milliseconds."""
-    if isinstance(got, bool) or not isinstance(got, (int, float)) or not math.isfinite(got) or got < 0:
-        raise Refusal(where, got, "seconds, finite and not negative", code="bad_message")
-    return round(float(got), 3)
+    return round(_number(where, got, 1e9, "seconds"), 3)
+
+
+def _text(where: str, got: object) -> None:
+    if not isinstance(got, str):
+        raise Refusal(where, got, "text", code="bad_message")
+
+
+def _member(where: str, got: object, known: Iterable[str], code: str = "bad_message") -> None:
+    _text(where, got)
+    if got not in known:
+        raise Refusal(where, got, f"one of {', '.join(known)}", code=code)
+
+
+_COUNT = (0, 1 << 53)  # what a JSON number holds exactly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +101,7 @@ class Opening:
 
     def __post_init__(self) -> None:
         _whole("sample_rate", self.sample_rate, SAMPLE_RATES, " Hz")
-        if self.encoding not in ENCODINGS:
-            raise Refusal("encoding", self.encoding, f"one of {', '.join(ENCODINGS)}")
+        _member("encoding", self.encoding, ENCODINGS, code="bad_request")
         _whole("channels", self.channels, CHANNELS)
         _whole("latency", self.latency_ms, (1, 60_000), " ms")
         _flag("interim", self.interim)
@@ -153,22 +181,23 @@ class Word:
     confidence: float
 
     def __post_init__(self) -> None:
+        _text("word", self.word)
         if not self.word or self.word != "".join(self.word.split()):
             raise Refusal("word", self.word, "a word: not empty, no white space", code="bad_message")
         object.__setattr__(self, "start", _seconds("word.start", self.start))
         object.__setattr__(self, "end", _seconds("word.end", self.end))
         if self.end < self.start:
             raise Refusal("word.end", self.end, f"not before its start {self.start}", code="bad_message")
-        if isinstance(self.confidence, bool) or not 0.0 <= self.confidence <= 1.0:
-            raise Refusal("word.confidence", self.confidence, "0 to 1", code="bad_message")
-        object.__setattr__(self, "confidence", round(float(self.confidence), 4))
+        confidence = _number("word.confidence", self.confidence, 1, "a share")
+        object.__setattr__(self, "confidence", round(confidence, 4))
 
 
 def _words(text: str, words: tuple[Word, ...]) -> None:
     """The text is its words, and their times never go back."""
+    _text("text", text)
     if " ".join(w.word for w in words) != text:
         raise Refusal("text", text, "the words joined by one blank", code="bad_message")
-    for before, after in zip(words, words[1:], strict=False):
+    for before, after in itertools.pairwise(words):
         if after.start < before.end:
             raise Refusal("words.start", after.start, f"not before the end {before.end} of the word before",
                           code="bad_message")
@@ -184,6 +213,12 @@ class Ready:
     sample_rate: int
     """Hertz on the wire, as asked for."""
 
+    def __post_init__(self) -> None:
+        _text("session_id", self.session_id)
+        _text("model", self.model)
+        _whole("latency_ms", self.latency_ms, _COUNT)
+        _whole("sample_rate", self.sample_rate, SAMPLE_RATES, " Hz")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partial:
@@ -198,9 +233,10 @@ class Partial:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", _seconds("start", self.start))
+        _whole("channel", self.channel, _COUNT)
+        _whole("segment", self.segment, _COUNT)
         _words(self.text, self.words)
-        if not 0 <= self.stable_words <= len(self.words):
-            raise Refusal("stable_words", self.stable_words, f"0 to {len(self.words)}", code="bad_message")
+        _whole("stable_words", self.stable_words, (0, len(self.words)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,9 +254,10 @@ class Final:
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", _seconds("start", self.start))
         object.__setattr__(self, "end", _seconds("end", self.end))
+        _whole("channel", self.channel, _COUNT)
+        _whole("segment", self.segment, _COUNT)
         _words(self.text, self.words)
-        if self.reason not in REASONS:
-            raise Refusal("reason", self.reason, f"one of {', '.join(REASONS)}", code="bad_message")
+        _member("reason", self.reason, REASONS)
         if self.end < self.start:
             raise Refusal("end", self.end, f"not before the start {self.start}", code="bad_message")
 
@@ -243,8 +280,8 @@ class Error:
     message: str
 
     def __post_init__(self) -> None:
-        if self.code not in CODES:
-            raise Refusal("code", self.code, f"one of {', '.join(CODES)}", code="bad_message")
+        _member("code", self.code, CODES)
+        _text("message", self.message)
 
 
 ServerEvent = Ready | Partial | Final | Closed | Error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from streamer.decoding import Token
 
-LATE_FRAMES = 6  # how much later than a fork the stream may say the same (0.5 s): its right context is speech, not silence
+LATE_FRAMES = 6  # how much later than the fork's end the stream may repeat it (0.5 s): it hears speech, not silence
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Knows nothing of the wire, of sessions or of why a fork was made. Samples are 16
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ class Transcript:
         self._clock = Clock()
         self._echoes = Echoes()
         self._frames = 0
+        self._audio_s = math.inf  # where the audio ends, once that is known
 
     @property
     def pending(self) -> bool:
@@ -51,6 +53,7 @@ class Transcript:
 
         Tokens that the silence brought out belong to the audio, but silence that was never sent ends no segment.
         """
+        self._audio_s = samples / SAMPLE_RATE
         audio_frames = -(-samples // FRAME_SAMPLES)
         in_audio = [token for token in tokens if token.frame < audio_frames]
         segments = self.hear(in_audio, audio_frames)
@@ -114,4 +117,5 @@ class Transcript:
         """The end of the chunk that a frame (the last one heard) came in, whatever pieces the audio came in."""
         frame = self._frames - 1 if frame is None else frame
         chunks = frame // self._chunk + 1
-        return max(0, chunks * self._chunk * FRAME_SAMPLES - CHUNK_SHORT) / SAMPLE_RATE
+        heard_s = max(0, chunks * self._chunk * FRAME_SAMPLES - CHUNK_SHORT) / SAMPLE_RATE
+        return min(heard_s, self._audio_s)
