@@ -21,7 +21,7 @@ def make_encoder(seed: int = 0) -> Encoder:
 
 
 def chunks_of(mel: Tensor, chunk: int) -> list[tuple[Tensor, int, bool]]:
-    """(8C mel positions, how many precede the end, is it the last) for (L, mels), the seven before the start included."""
+    """(8C mel positions, how many precede the end, is it last) of (L, mels), the seven before it included."""
     length, pieces, start = mel.shape[0], [], -7
     while not pieces or not pieces[-1][2]:
         positions = range(start, start + 8 * chunk)
