@@ -1,0 +1,1 @@
+"""Training: cached features, losses, the loop and releases."""

@@ -1,0 +1,113 @@
+"""Weights, gradients and optimiser state as flat shared tensors, so that worker processes train one model together.
+
+Each worker computes gradients with one thread (two threads of one process wait for each other at every operation when
+the machine is busy) and updates its own part of the weights: AdamW, gradient clipping and the moving average of weights.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ALIGN = 16  # floats: every tensor begins at a 64-byte boundary
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Numbers of one update."""
+
+    lr: float
+    number: int  # from 1
+    beta1: float
+    beta2: float
+    weight_decay: float
+    clip_norm: float
+    ema_decay: float
+
+
+class Arena:
+    """Flat tensors of `size` floats; matrices lie first, so that weight decay is a slice."""
+
+    def __init__(self, model: nn.Module, workers: int) -> None:
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        named.sort(key=lambda pair: pair[1].dim() < 2)
+        self.places: dict[str, tuple[int, torch.Size]] = {}
+        self.decayed = size = 0
+        for name, parameter in named:
+            self.places[name] = (size, parameter.shape)
+            size += -(-parameter.numel() // ALIGN) * ALIGN
+            if parameter.dim() >= 2:
+                self.decayed = size
+        self.weights, self.ema, self.first, self.second = (torch.zeros(size).share_memory_() for _ in range(4))
+        self.gradients = torch.zeros(workers, size).share_memory_()
+        self.squares = torch.zeros(workers).share_memory_()
+        self.size, self.workers = size, workers
+        self.read(model)
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Each parameter's part of a flat tensor, in its shape."""
+        return {name: flat[at : at + shape.numel()].view(shape) for name, (at, shape) in self.places.items()}
+
+    def read(self, model: nn.Module) -> None:
+        """Takes the model's weights over as weights and as their average."""
+        views = self.views(self.weights)
+        for name, parameter in model.named_parameters():
+            if name in views:
+                views[name].copy_(parameter.detach())
+        self.ema.copy_(self.weights)
+
+    def attach(self, model: nn.Module, flat: Tensor, gradients: Tensor | None = None) -> None:
+        """Makes the model's parameters views of `flat`, and their gradients views of `gradients`."""
+        weights = self.views(flat)
+        slopes = self.views(gradients) if gradients is not None else {}
+        for name, parameter in model.named_parameters():
+            if name in weights:
+                parameter.data = weights[name]
+                parameter.grad = slopes.get(name)
+
+    def part(self, rank: int) -> slice:
+        """The part of the flat tensors that a worker updates."""
+        each = -(-self.size // self.workers)
+        return slice(rank * each, min(self.size, (rank + 1) * each))
+
+    def gather(self, rank: int) -> Tensor:
+        """The mean gradient of this worker's part; leaves its square sum for `update` of all workers."""
+        mean = self.gradients[:, self.part(rank)].mean(0)
+        self.squares[rank] = mean.square().sum()
+        return mean
+
+    def update(self, rank: int, gradient: Tensor, step: Step) -> float:
+        """AdamW on this worker's part; returns the norm of the whole gradient. A norm that is no number changes nothing."""
+        norm = float(self.squares.sum().sqrt())
+        if not torch.isfinite(self.squares).all():
+            return norm
+        own = self.part(rank)
+        gradient.mul_(min(1.0, step.clip_norm / (norm + 1e-6)))
+        weights, first, second = self.weights[own], self.first[own], self.second[own]
+        first.lerp_(gradient, 1 - step.beta1)
+        second.mul_(step.beta2).addcmul_(gradient, gradient, value=1 - step.beta2)
+        decayed = max(0, min(self.decayed, own.stop) - own.start)
+        weights[:decayed].mul_(1 - step.lr * step.weight_decay)
+        scale = (1 - step.beta2**step.number) ** 0.5
+        weights.addcdiv_(first, second.sqrt().div_(scale).add_(1e-8), value=-step.lr / (1 - step.beta1**step.number))
+        decay = min(step.ema_decay, (1 + step.number) / (10 + step.number))
+        self.ema[own].lerp_(weights, 1 - decay)
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """Copies for a checkpoint."""
+        return {
+            "weights": {k: v.clone() for k, v in self.views(self.weights).items()},
+            "ema": {k: v.clone() for k, v in self.views(self.ema).items()},
+            "first": self.first.clone(),
+            "second": self.second.clone(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for flat, part in ((self.weights, state["weights"]), (self.ema, state["ema"])):
+            for name, view in self.views(flat).items():
+                view.copy_(part[name])
+        self.first.copy_(state["first"])
+        self.second.copy_(state["second"])

@@ -1,0 +1,160 @@
+"""Cached utterances to augmented batches of near-equal length, the order a function of seed, epoch and place."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.config import HOP, SAMPLE_RATE, SUBSAMPLING
+from models.tokenizer import Tokenizer
+from models.training import cache
+
+FRAMES_PER_S = SAMPLE_RATE // HOP
+ROUND_FRAMES = 64  # batches are padded to multiples of this, so that few shapes occur
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """How features are disturbed in training; all zero means not at all."""
+
+    freq_masks: int = 2
+    freq_width: int = 20  # mel bands, the widest
+    time_masks: int = 3
+    time_width: float = 0.05  # share of the utterance, the widest
+    gain_db: float = 6.0  # level drawn from -gain_db ... +gain_db
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """Frames of one utterance in a part of the corpus, and its token ids."""
+
+    part: int
+    offset: int
+    frames: int
+    ids: tuple[int, ...]
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded rows: past a row's frames the mel is 0.0, past its ids the label is 0."""
+
+    mel: Tensor  # [B, T, mels] float32
+    frames: Tensor  # [B] int64, mel frames
+    ids: Tensor  # [B, U] int64
+    id_lengths: Tensor  # [B] int64
+    texts: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        return float(self.frames.sum()) / FRAMES_PER_S
+
+
+def fits_ctc(ids: Sequence[int], frames: int) -> bool:
+    """Whether CTC has a path: every token needs an encoder frame, a repeated one a blank before it too."""
+    repeats = sum(a == b for a, b in zip(ids, ids[1:], strict=False))
+    return 0 < len(ids) and len(ids) + repeats <= frames // SUBSAMPLING
+
+
+class Corpus:
+    """The usable utterances of some cached manifests, in memory-mapped features."""
+
+    def __init__(self, folder: Path, names: Sequence[str], tokenizer: Tokenizer, max_s: float = 25.0, mels: int = 80) -> None:
+        self.parts: list[np.ndarray] = []
+        self.utterances: list[Utterance] = []
+        self.skipped = 0
+        for part, name in enumerate(names):
+            frames, items = cache.load(folder, name, mels)
+            self.parts.append(frames)
+            for item in items:
+                ids = tuple(tokenizer.encode(item.text))
+                if fits_ctc(ids, item.frames) and item.frames <= max_s * FRAMES_PER_S:
+                    self.utterances.append(Utterance(part, item.offset, item.frames, ids, item.text, item.source))
+                else:
+                    self.skipped += 1
+
+    @property
+    def seconds(self) -> float:
+        return sum(u.frames for u in self.utterances) / FRAMES_PER_S
+
+    def plan(self, batch_s: float, seed: int, epoch: int, workers: int = 1, up_to_s: float = math.inf) -> list[list[int]]:
+        """Every utterance of up to `up_to_s` once, in batches of at most `batch_s` padded seconds (or one utterance).
+
+        Groups of `workers` batches of near-equal length follow each other, so that workers finish together; the last
+        group is filled up by repeating batches. Lengths are jittered by 5 %: company changes from epoch to epoch.
+        """
+        rng = np.random.default_rng((seed, epoch))
+        jittered = np.array([u.frames for u in self.utterances]) * rng.uniform(0.95, 1.05, len(self.utterances))
+        batches: list[list[int]] = []
+        longest = 0
+        for index in np.argsort(jittered, kind="stable").tolist():
+            frames = self.utterances[index].frames
+            if frames > up_to_s * FRAMES_PER_S:
+                continue
+            longest = max(longest, frames)
+            if not batches or longest * (len(batches[-1]) + 1) > batch_s * FRAMES_PER_S:
+                batches.append([])
+                longest = frames
+            batches[-1].append(index)
+        if not batches:
+            raise ValueError(f"corpus: got no utterance of up to {up_to_s} s, expected some")
+        groups = [batches[i : i + workers] for i in range(0, len(batches), workers)]
+        groups[-1] += [batches[i % len(batches)] for i in range(workers - len(groups[-1]))]
+        rng.shuffle(groups)
+        return [batch for group in groups for batch in group]
+
+    def batch(self, indices: Sequence[int], rng: np.random.Generator | None = None, augment: Augment | None = None) -> Batch:
+        """The rows of a batch, longest first, augmented when both `rng` and `augment` are given."""
+        rows = sorted((self.utterances[i] for i in indices), key=lambda u: -u.frames)
+        places = -(-rows[0].frames // ROUND_FRAMES) * ROUND_FRAMES
+        mel = np.zeros((len(rows), places, self.parts[0].shape[1]), np.float32)
+        ids = np.zeros((len(rows), max(len(u.ids) for u in rows)), np.int64)
+        for row, u in enumerate(rows):
+            part = self.parts[u.part][u.offset : u.offset + u.frames]
+            mel[row, : u.frames] = part
+            ids[row, : len(u.ids)] = u.ids
+            if rng is not None and augment is not None:
+                disturb(mel[row, : u.frames], rng, augment)
+        return Batch(
+            torch.from_numpy(mel),
+            torch.tensor([u.frames for u in rows]),
+            torch.from_numpy(ids),
+            torch.tensor([len(u.ids) for u in rows]),
+            tuple(u.text for u in rows),
+            tuple(u.source for u in rows),
+        )
+
+    def balanced(self, per_source: int, seed: int = 0) -> list[int]:
+        """A fixed random choice of up to `per_source` utterances of every source, shortest first."""
+        order = np.random.default_rng(seed).permutation(len(self.utterances)).tolist()
+        counts: dict[str, int] = {}
+        chosen = []
+        for index in order:
+            source = self.utterances[index].source
+            counts[source] = counts.get(source, 0) + 1
+            if counts[source] <= per_source:
+                chosen.append(index)
+        return sorted(chosen, key=lambda i: self.utterances[i].frames)
+
+
+def disturb(mel: np.ndarray, rng: np.random.Generator, augment: Augment) -> None:
+    """Gain, then masks set to the utterance's mean, in place on [frames, mels]; masks are slices, not element-wise."""
+    frames, mels = mel.shape
+    if augment.gain_db:  # a gain in amplitude is a constant on the log of power; the guard of the log is far below speech
+        mel += np.float32(rng.uniform(-augment.gain_db, augment.gain_db) * np.log(10.0) / 10.0)
+    mean = mel.mean()
+    for _ in range(augment.freq_masks):
+        width = int(rng.integers(0, augment.freq_width + 1))
+        start = int(rng.integers(0, mels - width + 1))
+        mel[:, start : start + width] = mean
+    for _ in range(augment.time_masks):
+        width = int(rng.integers(0, int(augment.time_width * frames) + 1))
+        start = int(rng.integers(0, frames - width + 1))
+        mel[start : start + width] = mean
