@@ -78,3 +78,9 @@ class Case:
 
 CASES = tuple(Case(m, c, tuple(context)) for m in MODELS for c in CLIPS for context in meta(m)["ctxs"])
 STREAMED = tuple(case for case in CASES if case.context[0] >= 0)
+
+
+def first_context(model: str) -> tuple[int, int]:
+    """The checkpoint's default."""
+    left, right = meta(model)["ctxs"][0]
+    return left, right
