@@ -19,7 +19,7 @@ CODES: dict[str, str] = {  # the code on the wire -> what it means (docs/protoco
     "internal": "a fault of the server; the stream ends with what was heard",
 }
 
-_PLAIN = re.compile(r"[\w.,+:/%-]{1,60}\Z")
+_PLAIN = re.compile(r"[\w.,+:/%-]{1,60}\Z", re.ASCII)
 _SHOWN = 60  # characters of a wrong value that an error repeats: enough to recognise it, too few to flood a log
 
 

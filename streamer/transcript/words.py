@@ -95,7 +95,7 @@ def timed(groups: Sequence[Group], bounds: Bounds) -> list[Word]:
     spelled = [(group, text) for group in groups for text in group.texts]
     starts = _shared([group.start for group, _ in spelled])
     words = []
-    for (group, text), start, after in zip(spelled, starts, [*starts[1:], math.inf], strict=True):
+    for (group, text), start, after in zip(spelled, starts, [*starts, math.inf][1:], strict=True):
         start_s = bounds.clamp(start)
         end_s = max(start_s, bounds.clamp(min(group.end, after)))
         words.append(Word(text, start_s, end_s, group.confidence))
