@@ -1,0 +1,193 @@
+"""A deterministic toy that is a real backend: the loudness of an 80 ms frame is a letter, silence parts words.
+
+Every verb is here, so the server's tests need no weights. Faults come by constructor only, never by what is heard.
+"""
+
+from __future__ import annotations
+
+import string
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config import FRAME_SAMPLES, HOP, ModelConfig
+from models.tokenizer import Labels, Tokenizer
+from streamer.backends.base import (
+    FIRST_SHORTER_BY,
+    BackendError,
+    Heard,
+    Row,
+    State,
+    Ticket,
+    check_row,
+    samples_needed,
+)
+from streamer.decoding import Token
+
+LETTERS = string.ascii_lowercase
+LABELS = (" ", *LETTERS)
+LEVELS = 32  # loudness steps of full scale; letter i is i of them
+LEFT = 70  # encoder frames; named for the look of it, the toy sees its own frame only
+
+CONFIG = ModelConfig(
+    name="fake", kind="ctc", mels=80, d_model=2, layers=1, heads=1, d_ff=2, licence="Apache-2.0",
+    contexts=tuple((LEFT, chunk - 1) for chunk in (7, 1, 2, 14)), vocab_size=len(LABELS), labels=LABELS,
+    tokenizer="labels",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong, and when."""
+
+    on_launch: Callable[[int, Sequence[Row]], None] = lambda _launch, _rows: None
+    """Called with the launch's number (from 0) and rows; may raise, or sleep."""
+    on_row: Callable[[Row], Exception | None] = lambda _row: None
+    """The exception that this row alone meets."""
+    on_take: Callable[[int], None] = lambda _slot: None
+    """Called when a slot's state is copied; may raise."""
+
+
+def failing(*launches: int) -> Faults:
+    """These launches raise."""
+
+    def on_launch(launch: int, rows: Sequence[Row]) -> None:
+        if launch in launches:
+            raise RuntimeError(f"launch {launch} of {len(rows)} rows fails as ordered")
+
+    return Faults(on_launch)
+
+
+def dead_from(first: int) -> Faults:
+    """Every launch from this one on raises."""
+
+    def on_launch(launch: int, rows: Sequence[Row]) -> None:
+        if launch >= first:
+            raise RuntimeError(f"launch {launch} of {len(rows)} rows finds a dead device, as ordered")
+
+    return Faults(on_launch)
+
+
+def slow(seconds: float) -> Faults:
+    """Every launch takes at least this long."""
+    return Faults(lambda _launch, _rows: time.sleep(seconds))
+
+
+SAMPLES, FRAMES, CHUNKS, SPEAKING, DONE = range(5)  # columns of the arena
+COLUMNS = ("samples", "frames", "chunks", "speaking", "done")
+
+
+class FakeBackend:
+    """The toy. Tokens depend on the stream's own samples only."""
+
+    name, precision = "fake", "fp32"
+
+    def __init__(self, slots: int = 8, faults: Faults | None = None, *, contiguous: bool = True) -> None:
+        self.config, self.slots, self.contiguous = CONFIG, slots, contiguous
+        self.tokenizer: Tokenizer = Labels(LABELS)
+        self.launches = 0
+        self._faults = faults or Faults()
+        self._arena = np.zeros((slots, len(COLUMNS)), np.int64)
+        self._opened = np.zeros(slots, np.bool_)
+
+    def open(self, slot: int, prompt: int | None = None) -> None:
+        self._check_slot(slot)
+        if prompt is not None:
+            raise BackendError("prompt", prompt, "none: the toy knows one language")
+        self._arena[slot] = 0
+        self._opened[slot] = True
+
+    def launch(self, chunk: int, rows: Sequence[Row]) -> Ticket:
+        """Does the work at once."""
+        if chunk not in self.config.chunks:
+            raise BackendError("chunk", chunk, "one of " + ", ".join(map(str, self.config.chunks)))
+        if len({row.slot for row in rows}) != len(rows):
+            raise BackendError("rows", [row.slot for row in rows], "no slot twice")
+        number, self.launches = self.launches, self.launches + 1
+        self._faults.on_launch(number, rows)
+        return Ticket(len(rows), [self._hear_row(chunk, row) for row in rows])
+
+    def collect(self, ticket: Ticket) -> list[Heard]:
+        return ticket.results
+
+    def take(self, slot: int) -> State:
+        self._check_open(slot)
+        self._faults.on_take(slot)
+        arrays = {name: self._arena[slot, i].copy() for i, name in enumerate(COLUMNS)}
+        return State("fake", self.name, self.precision, arrays)
+
+    def put(self, slot: int, state: State) -> None:
+        self._check_slot(slot)
+        state.check("fake", self.name, self.precision)
+        if tuple(state.arrays) != COLUMNS or any(a.shape or a.dtype != np.int64 for a in state.arrays.values()):
+            raise BackendError("state.arrays", ", ".join(state.arrays)[:80], ", ".join(COLUMNS))
+        self._arena[slot] = [int(array) for array in state.arrays.values()]
+        self._opened[slot] = True
+
+    def close(self) -> None:
+        self._opened[:] = False
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.slots:
+            raise BackendError("slot", slot, f"0 to {self.slots - 1}")
+
+    def _check_open(self, slot: int) -> None:
+        self._check_slot(slot)
+        if not self._opened[slot]:
+            raise BackendError("slot", slot, "one that was opened")
+
+    def _hear_row(self, chunk: int, row: Row) -> Heard:
+        try:
+            self._check_open(row.slot)
+            own = self._arena[row.slot]
+            if own[DONE]:
+                raise BackendError(f"slot {row.slot}", "audio after the last chunk", "none")
+            check_row(row, samples_needed(int(own[CHUNKS]), chunk))
+            if (fault := self._faults.on_row(row)) is not None:
+                return fault
+        except BackendError as error:
+            return error
+        return self._hear(own, chunk, row)
+
+    def _hear(self, own: NDArray[np.int64], chunk: int, row: Row) -> list[Token]:
+        """One letter a loud frame, with a blank before it where the frame before was silent."""
+        start = int(own[SAMPLES])
+        own[SAMPLES] += len(row.pcm)
+        own[CHUNKS] += 1
+        own[DONE] = row.last
+        heard = self.config.encoder_frames(int(own[SAMPLES]) // HOP) if row.last else int(own[CHUNKS]) * chunk
+        tokens: list[Token] = []
+        for frame in range(int(own[FRAMES]), heard):
+            first, end = frame_samples(frame)
+            part = row.pcm[max(0, first - start) : end - start]
+            level = round(float(np.abs(part).mean()) * LEVELS) if len(part) else 0
+            if level:
+                letter = LABELS.index(LETTERS[min(level, len(LETTERS)) - 1])
+                logp = -float(level) / LEVELS
+                tokens += [Token(label, frame, logp) for label in ((letter,) if own[SPEAKING] else (0, letter))]
+            own[SPEAKING] = bool(level)
+        own[FRAMES] = heard
+        return tokens
+
+
+def frame_samples(frame: int) -> tuple[int, int]:
+    """First sample of an encoder frame and the one after its last."""
+    end = FRAME_SAMPLES * (frame + 1) - FIRST_SHORTER_BY
+    return max(0, end - FRAME_SAMPLES), end
+
+
+def spell(text: str) -> NDArray[np.float32]:
+    """PCM that is heard as `text` (letters and blanks), one frame a character."""
+    levels = [0 if character == " " else LETTERS.index(character) + 1 for character in text]
+    parts = [np.full(frame_samples(i)[1] - frame_samples(i)[0], level / LEVELS) for i, level in enumerate(levels)]
+    return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
+
+
+def load(model_path: Path, slots: int, threads: int = 1) -> FakeBackend:
+    """The toy needs no file and no threads."""
+    del model_path, threads
+    return FakeBackend(slots)

@@ -1,0 +1,1 @@
+"""The engine: streams share one backend, step by step, on one thread."""

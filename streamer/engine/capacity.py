@@ -1,0 +1,117 @@
+"""What a step costs, measured, and whether one more stream still fits. Knows no threads; the clock is an argument."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models.config import FRAME_S
+from streamer.backends.base import Backend, Row, samples_needed
+
+Clock = Callable[[], float]
+TIMED_STEPS = 2  # after the first, which is colder and shorter
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of a step by chunk length and rows, between and beyond the measured points on straight lines."""
+
+    points: Mapping[int, tuple[tuple[int, float], ...]]  # chunk -> ((rows, seconds), ...), rows growing
+
+    def __post_init__(self) -> None:
+        for chunk, points in self.points.items():
+            rows = [r for r, _ in points]
+            good = rows == sorted(set(rows)) and rows[:1] == [1] and all(s >= 0 for _, s in points)
+            if not good:
+                raise ValueError(f"costs of chunk {chunk}: got {points}, expected growing rows from 1 and seconds")
+
+    def seconds(self, chunk: int, rows: int) -> float:
+        """One step of `rows` rows; no rows cost nothing."""
+        points = self.points[chunk]
+        if rows <= 0:
+            return 0.0
+        if rows <= points[-1][0]:
+            return float(np.interp(rows, [r for r, _ in points], [s for _, s in points]))
+        return points[-1][1] * rows / points[-1][0]
+
+    def load(self, streams: Mapping[int, int]) -> float:
+        """Share of all time that so many streams per chunk length take, when those of one length step together."""
+        return sum(self.seconds(chunk, count) / (chunk * FRAME_S) for chunk, count in streams.items())
+
+
+def refusal(streams: Mapping[int, int], chunk: int, costs: Costs, max_load: float) -> str | None:
+    """Why one more stream of `chunk` does not fit, in words; None if it does."""
+    wanted = dict(streams)
+    wanted[chunk] = wanted.get(chunk, 0) + 1
+    load = costs.load(wanted)
+    if load <= max_load:
+        return None
+    count = sum(streams.values())
+    more = f"{count} streams are heard now and one more would take {load:.0%} of the time"
+    return f"{more}, expected at most {max_load:.0%}"
+
+
+def measure(backend: Backend, chunks: Iterable[int], clock: Clock) -> Costs:
+    """Step 1, 2, 4 ... rows of faint noise. Stops where a step takes longer than its audio; beyond it is a line."""
+    noise = np.random.default_rng(0)
+    table: dict[int, tuple[tuple[int, float], ...]] = {}
+    for chunk in sorted(set(chunks)):
+        points: list[tuple[int, float]] = []
+        for rows in _sizes(backend.slots):
+            points.append((rows, max(_step_s(backend, chunk, rows, (noise, clock)), points[-1][1] if points else 0.0)))
+            if points[-1][1] > chunk * FRAME_S:
+                break
+        table[chunk] = tuple(points)
+    return Costs(table)
+
+
+def _sizes(slots: int) -> list[int]:
+    return sorted({*(2**k for k in range(int(math.log2(slots)) + 1)), slots})
+
+
+def _step_s(backend: Backend, chunk: int, rows: int, tools: tuple[np.random.Generator, Clock]) -> float:
+    noise, clock = tools
+    for slot in range(rows):
+        backend.open(slot)
+    best = math.inf
+    for step in range(1 + TIMED_STEPS):
+        samples = samples_needed(step, chunk)
+        batch = [Row(slot, noise.normal(0, 0.01, samples).astype(np.float32)) for slot in range(rows)]
+        start = clock()
+        for result in backend.collect(backend.launch(chunk, batch)):
+            if isinstance(result, Exception):
+                raise result
+        best = min(best, clock() - start) if step else best
+    return best
+
+
+def measured(backend: Backend, chunks: Iterable[int], clock: Clock, file: str) -> Costs:
+    """From `file` if this model and machine were measured before, else measured now and kept there."""
+    wanted = sorted(set(chunks))
+    if not file:
+        return measure(backend, wanted, clock)
+    config = backend.config
+    size = f"{config.layers}x{config.d_model}"
+    machine = f"{backend.slots} slots, {os.cpu_count()} cpus"
+    name = "/".join((config.name, size, backend.name, backend.precision, machine))
+    kept = _read(Path(file))
+    if sorted(map(int, kept.get(name, {}))) != wanted:
+        costs = measure(backend, wanted, clock)
+        kept[name] = {str(chunk): [list(point) for point in points] for chunk, points in costs.points.items()}
+        Path(file).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    return Costs({int(chunk): tuple((int(r), float(s)) for r, s in points) for chunk, points in kept[name].items()})
+
+
+def _read(file: Path) -> dict[str, dict[str, list[list[float]]]]:
+    """What was kept; a file that cannot be read is as good as none, since all of it can be measured again."""
+    try:
+        kept = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}

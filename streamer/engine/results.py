@@ -1,0 +1,48 @@
+"""What the engine says: results for streams, notes on its steps, and why it has no room. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamer.actions import Heard
+
+
+class Full(Exception):
+    """No room for one more stream; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A stream that cannot go on."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a tick has for one stream."""
+
+    stream_id: str
+    heard: Heard | Failed
+    arrived: float | None = None  # when the newest audio in it came, on the engine's clock
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step was like, for whoever counts."""
+
+    chunk: int
+    seconds: float
+    waits_s: tuple[float, ...]  # per row: from its audio's arrival to the step's start
+    late_s: tuple[float, ...]  # per row: from when it was due to the step's end
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """The limits of admission and of a step."""
+
+    budget_s: float = 0.25
+    max_load: float = 0.85
+    capacity_file: str = ""

@@ -1,0 +1,84 @@
+"""Which streams are stepped together, and next. A pure function: no clock, no threads, no model.
+
+A chunk is owed from the moment a real-time client has sent it; before that (a file sent as fast as it goes) it is
+ahead. Owed chunks go first, the earliest first, and those that somebody waits for (finalize, close) before all; chunks
+ahead of real time use what time is left, in steps short enough that nobody notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from streamer.engine.stream import Ready
+
+Cost = Callable[[int, int], float]  # chunk, rows -> seconds of a step
+AHEAD_SHARE = 0.25  # of the budget: the longest step of chunks that are ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a step costs, how long one may take, and whether it covers a range of neighbouring slots."""
+
+    cost: Cost
+    budget_s: float
+    contiguous: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one step, in the order of their slots on a contiguous machine."""
+
+    chunk: int
+    rows: tuple[Ready, ...]
+    ahead: bool = False
+
+    @property
+    def urgency(self) -> tuple[int, float]:
+        rank = 2 if self.ahead else 1 - any(row.closing for row in self.rows)
+        return rank, min(row.due for row in self.rows)
+
+
+def plan(now: float, waiting: Iterable[Ready], machine: Machine) -> list[Batch]:
+    """Every waiting row in one batch, the batches in the order in which they should run."""
+    groups: dict[tuple[bool, int], list[Ready]] = {}
+    for row in waiting:
+        groups.setdefault((row.due > now, row.chunk), []).append(row)
+    batches: list[Batch] = []
+    for (ahead, chunk), rows in groups.items():
+        limit_s = machine.budget_s * (AHEAD_SHARE if ahead else 1.0)
+        cut = _ranges if machine.contiguous else _lists
+        batches += [Batch(chunk, tuple(part), ahead) for part in cut(rows, machine.cost, limit_s)]
+    return sorted(batches, key=lambda batch: batch.urgency)
+
+
+def _order(row: Ready) -> tuple[bool, float]:
+    return not row.closing, row.due
+
+
+def _lists(rows: Sequence[Ready], cost: Cost, limit_s: float) -> list[list[Ready]]:
+    """The most urgent rows together, as many as a step of `limit_s` holds; then the next."""
+    parts: list[list[Ready]] = []
+    for row in sorted(rows, key=_order):
+        if parts and cost(row.chunk, len(parts[-1]) + 1) <= limit_s:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
+
+
+def _ranges(rows: Sequence[Ready], cost: Cost, limit_s: float) -> list[list[Ready]]:
+    """Neighbours together; a gap is bridged where one wider step costs less than two."""
+    parts: list[list[Ready]] = []
+    for row in sorted(rows, key=lambda row: row.slot):
+        if parts and _worth(parts[-1], row, cost, limit_s):
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
+
+
+def _worth(part: list[Ready], row: Ready, cost: Cost, limit_s: float) -> bool:
+    so_far = part[-1].slot - part[0].slot + 1
+    wider = cost(row.chunk, row.slot - part[0].slot + 1)
+    return wider <= limit_s and wider <= cost(row.chunk, so_far) + cost(row.chunk, 1)
