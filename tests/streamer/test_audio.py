@@ -1,0 +1,168 @@
+"""Wire bytes to 16 kHz samples: the same, however they are cut; and what is not audio is recognised."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamer.audio import ALAW, MAGIC, MULAW, WIDTHS, WireAudio, container
+from streamer.errors import Refusal
+
+SOUND = np.sin(np.arange(30_000) ** 1.1 * 0.05).astype(np.float32) * np.float32(0.7)
+
+
+def wire(encoding: str, samples: npt.NDArray[np.float32]) -> bytes:
+    match encoding:
+        case "pcm_s16le":
+            return (samples * 32767).astype("<i2").tobytes()
+        case "pcm_f32le":
+            return samples.astype("<f4").tobytes()
+        case _:
+            return ((samples + 1) * 127).astype(np.uint8).tobytes()
+
+
+def heard(audio: WireAudio, pieces: list[bytes]) -> npt.NDArray[np.float32]:
+    return np.concatenate([*map(audio.feed, pieces), audio.flush()])
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rate=st.sampled_from([8000, 12345, 16000, 44100, 47999, 48000]),
+    encoding=st.sampled_from(sorted(WIDTHS)),
+    channels=st.integers(1, 8),
+    places=st.lists(st.integers(0, 1 << 20), max_size=40),
+    spare=st.integers(0, 7),
+)
+def test_cutting_the_bytes_anywhere_changes_no_bit(
+    rate: int, encoding: str, channels: int, places: list[int], spare: int
+) -> None:
+    data = wire(encoding, SOUND[: 2400 * channels]) + b"\x01" * spare
+    whole = heard(WireAudio(rate, encoding, channels), [data])
+    pieces = heard(WireAudio(rate, encoding, channels), cut(data, places))
+    assert whole.dtype == pieces.dtype == np.float32
+    assert whole.tobytes() == pieces.tobytes()
+
+
+@pytest.mark.parametrize("encoding", sorted(WIDTHS))
+def test_byte_by_byte_equals_whole(encoding: str) -> None:
+    data = wire(encoding, SOUND[:600])
+    single = heard(WireAudio(48000, encoding, 2), [data[i : i + 1] for i in range(len(data))])
+    assert single.tobytes() == heard(WireAudio(48000, encoding, 2), [data]).tobytes()
+
+
+def test_sixteen_bit_samples_are_divided_by_32768() -> None:
+    data = np.array([-32768, -1, 0, 1, 32767, 0, 0], "<i2").tobytes()
+    assert heard(WireAudio(16000, "pcm_s16le", 1), [data])[:5].tolist() == [-1.0, -1 / 32768, 0.0, 1 / 32768, 32767 / 32768]
+
+
+def test_g711_codes_have_the_values_of_the_recommendation() -> None:
+    mulaw = {0x00: -32124, 0x80: 32124, 0xFF: 0, 0x7F: 0, 0xFE: 8, 0x70: -120, 0xA0: 7932}
+    alaw = {0x55: -8, 0xD5: 8, 0x2A: -32256, 0xAA: 32256, 0x54: -24, 0x80: 5504, 0xC5: 264}
+    assert {code: round(float(MULAW[code]) * 32768) for code in mulaw} == mulaw
+    assert {code: round(float(ALAW[code]) * 32768) for code in alaw} == alaw
+
+
+def test_channels_are_mixed_to_their_mean() -> None:
+    stereo = np.column_stack([SOUND[:1000], np.zeros(1000, np.float32)]).ravel()
+    assert np.array_equal(heard(WireAudio(16000, "pcm_f32le", 2), [wire("pcm_f32le", stereo)]), SOUND[:1000] / 2)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 47999, 48000])
+def test_a_second_stays_a_second_at_any_rate(rate: int) -> None:
+    assert abs(heard(WireAudio(rate, "pcm_f32le", 1), [wire("pcm_f32le", SOUND[:rate // 2])]).size - 8000) <= 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rate=st.sampled_from([8000, 11025, 12345, 22050, 44100, 47999, 48000]),
+    samples=st.integers(0, 30_000),
+    piece=st.integers(1, 5000),
+    repeat=st.integers(1, 5),
+)
+def test_the_preview_is_what_the_resampler_still_holds(rate: int, samples: int, piece: int, repeat: int) -> None:
+    data = wire("pcm_f32le", np.tile(SOUND, repeat)[: samples * repeat])
+    audio = WireAudio(rate, "pcm_f32le", 1)
+    for at in range(0, len(data), 4 * piece):
+        audio.feed(data[at : at + 4 * piece])
+    preview, again = audio.preview_tail(), audio.preview_tail()
+    assert preview.tobytes() == again.tobytes()
+    rest = audio.flush()
+    assert rest.size - 16 <= preview.size <= rest.size  # bytes still being told apart are not in the preview
+    assert np.abs(preview - rest[: preview.size]).max(initial=0) < 1e-6
+
+
+def test_looking_at_the_preview_changes_nothing_that_follows() -> None:
+    data = wire("pcm_s16le", SOUND)
+    plain, looked = WireAudio(44100, "pcm_s16le", 1), WireAudio(44100, "pcm_s16le", 1)
+    out = [plain.feed(data[:20001]), plain.feed(data[20001:]), plain.flush()]
+    seen = [looked.feed(data[:20001])]
+    looked.preview_tail()
+    seen += [looked.feed(data[20001:]), looked.flush()]
+    assert np.concatenate(out).tobytes() == np.concatenate(seen).tobytes()
+
+
+def test_at_16_khz_nothing_is_held_back() -> None:
+    audio = WireAudio(16000, "pcm_s16le", 1)
+    assert audio.feed(wire("pcm_s16le", SOUND[:320])).size == 320
+    assert audio.preview_tail().size == audio.flush().size == 0
+
+
+# What is not audio.
+
+MP3 = bytes([0xFF, 0xFB, 0x90, 0x00]) + bytes(413)  # MPEG-1 layer III, 128 kbit/s, 44.1 kHz: frames of 417 bytes
+HEADERS = {
+    "RIFF/WAVE": b"RIFF\x24\x08\x00\x00WAVEfmt ",
+    "WebM": b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\xf7\x81",
+    "FLAC": b"fLaC\x00\x00\x00\x22\x10\x00\x10\x00",
+    "Ogg": b"OggS\x00\x02\x00\x00\x00\x00\x00\x00",
+    "MP4": b"\x00\x00\x00\x20ftypisom",
+    "ID3": b"ID3\x04\x00\x00\x00\x00\x00\x23TS",
+    "MP3": MP3 + MP3,
+}
+
+
+@pytest.mark.parametrize("encoding", sorted(WIDTHS))
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_file_header_on_a_sample_stream_is_recognised_however_it_is_cut(name: str, encoding: str) -> None:
+    for pieces in ([HEADERS[name]], [HEADERS[name][i : i + 1] for i in range(len(HEADERS[name]))]):
+        audio = WireAudio(16000, encoding, 1)
+        with pytest.raises(Refusal, match=f"{name}.*: expected bare {encoding} samples") as refusal:
+            heard(audio, pieces)
+        assert refusal.value.code == "bad_audio"
+
+
+def test_a_header_later_in_the_stream_is_just_samples() -> None:
+    data = wire("pcm_s16le", SOUND[:100]) + HEADERS["RIFF/WAVE"]
+    assert heard(WireAudio(16000, "pcm_s16le", 1), [data]).size == len(data) // 2
+
+
+def test_a_loud_first_sample_that_looks_like_mp3_sync_is_no_mp3() -> None:
+    data = MP3[:4] + wire("pcm_s16le", SOUND[:1000])
+    assert heard(WireAudio(16000, "pcm_s16le", 1), [data]).size == 1002
+
+
+@given(st.binary(max_size=64).filter(lambda b: not any(b[at : at + len(m)] == m for v in MAGIC.values() for at, m in v[:1])))
+def test_few_bytes_without_a_magic_are_never_taken_for_a_file(data: bytes) -> None:
+    assert container(data) is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 12000.0])
+def test_floats_that_are_no_audio_are_refused(value: float) -> None:
+    samples = SOUND[:100].copy()
+    samples[50] = value
+    audio = WireAudio(16000, "pcm_f32le", 1)
+    with pytest.raises(Refusal, match="finite and within") as refusal:
+        audio.feed(wire("pcm_f32le", samples))
+    assert refusal.value.code == "bad_audio"
+
+
+def test_floats_a_little_over_full_scale_are_audio() -> None:
+    assert heard(WireAudio(16000, "pcm_f32le", 1), [wire("pcm_f32le", SOUND[:9] * 2)]).tolist() == (SOUND[:9] * 2).tolist()
