@@ -32,7 +32,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.core
 	@touch $@
 
 demo: setup
-	@$(BIN)/python -m clients.demo
+	@$(BIN)/streamer demo
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
@@ -42,7 +42,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/streamer bench
+	$(BIN)/streamer bench load --out docs/benchmarks
 
 size:
 	@git ls-files '*.py' | xargs wc -l | sort -n | tail -40

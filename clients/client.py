@@ -1,0 +1,274 @@
+"""An async client of the daemon: the whole native protocol. Knows nothing of files, microphones or terminals.
+
+The shortest use, captions of audio that comes in pieces of any size:
+
+    async with Client("ws://127.0.0.1:9000", Options(sample_rate=48000)) as client:
+        async def speak():
+            async for piece in microphone():    # bytes: 16-bit little-endian samples
+                await client.send(piece)
+            await client.close()                # everything that was sent is heard, then the events end
+        asyncio.create_task(speak())
+        async for event in client:
+            match event:
+                case Partial(text=text):        # may still change, but for its first `stable_words` words
+                    print(text, end="\\r")
+                case Final(start=start, text=text):
+                    print(f"{start:7.2f}  {text}")
+
+Turn taking (push to talk): `final = await client.finalize()` answers with what was said so far, and the stream goes
+on. `keepalive()` keeps a silent stream from timing out; `configure(endpoint_silence_ms=400)` changes it underway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections import deque
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from streamer.protocols.events import Closed, Configure, Error, Final, Partial, Ready, ServerEvent, Word
+
+PATH = "/v1/stream"
+DEFAULT_URL = "ws://127.0.0.1:9000"
+MAX_MESSAGE_BYTES = 4 << 20  # a final of a very long segment with all its words stays far below
+_EVENTS: dict[str, type[Any]] = {"ready": Ready, "partial": Partial, "final": Final, "closed": Closed, "error": Error}
+_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+
+
+class StreamError(Exception):
+    """The server refused the stream; `code` is the protocol's, the text is the server's sentence."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{message} ({code})")
+        self.code = code
+
+
+class ConnectionLost(Exception):
+    """The connection ended before the stream did; what was final before stays true."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a stream asks for when it opens; None leaves the choice to the server."""
+
+    sample_rate: int | None = None  # hertz, 8000 to 48000; the server's default is 16000
+    encoding: str | None = None  # pcm_s16le (default), pcm_f32le, mulaw, alaw
+    channels: int | None = None  # interleaved, mixed to mono
+    latency_ms: int | None = None  # one of the model's
+    interim: bool | None = None  # partials: yes unless False
+    language: str | None = None  # where the model has prompts
+    endpointing: bool | None = None
+    endpoint_silence_ms: int | None = None
+    endpoint_start_ms: int | None = None
+    endpoint_max_ms: int | None = None
+
+    def query(self) -> str:
+        """The options as the query of the connection's URL."""
+        values = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        if "latency_ms" in values:
+            values["latency"] = values.pop("latency_ms")
+        return urlencode({k: str(v).lower() if isinstance(v, bool) else v for k, v in values.items()})
+
+
+class Client:
+    """One stream. Iterate over it for events; partials that nobody read yet are replaced by newer ones."""
+
+    def __init__(self, url: str = DEFAULT_URL, options: Options | None = None, key: str | None = None) -> None:
+        self.url = stream_url(url, options or Options())
+        self.ready: Ready | None = None
+        self._key = key
+        self._socket: ClientConnection | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._unread: deque[ServerEvent] = deque()
+        self._news = asyncio.Condition()
+        self._ended = False
+        self._lost: ConnectionLost | None = None
+        self._answers: deque[asyncio.Future[Final]] = deque()  # of finalizes, in the order they were sent
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and not self._ended:
+            await self.close()
+        await self.abort()
+
+    async def connect(self) -> Ready:
+        """Open the stream. Raises StreamError when the server refuses it, OSError when there is no server."""
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        try:
+            self._socket = await connect(
+                self.url, additional_headers=headers, compression=None, max_size=MAX_MESSAGE_BYTES, proxy=None
+            )
+        except InvalidStatus as error:
+            raise _refused(error) from None
+        except (InvalidHandshake, InvalidURI, EOFError) as error:
+            raise StreamError("bad_request", f"{self.url}: no stream of ours there: {error}") from None
+        try:
+            first = parse(await self._socket.recv())
+        except ConnectionClosed as closed:
+            raise ConnectionLost(f"the server hung up before the stream was open ({_why(closed)})") from None
+        if not isinstance(first, Ready):
+            await self._socket.close()
+            refusal = (
+                first if isinstance(first, Error) else Error(code="internal", message=f"got {first}, expected ready")
+            )
+            raise StreamError(refusal.code, refusal.message)
+        self.ready = first
+        self._reader = asyncio.create_task(self._read(self._socket))
+        return first
+
+    async def send(self, pcm: bytes) -> None:
+        """Audio in the encoding that was announced, a piece of any size. Waits when the server cannot take more."""
+        await self._write(pcm)
+
+    async def finalize(self) -> Final:
+        """Ask for everything said so far to be final, and wait for it. The stream goes on."""
+        answer: asyncio.Future[Final] = asyncio.get_running_loop().create_future()
+        self._answers.append(answer)
+        await self._write(json.dumps({"type": "finalize"}))
+        return await answer
+
+    async def configure(self, **values: Any) -> None:
+        """Change interim, endpointing or endpoint_*_ms from here on; a wrong value raises before it is sent."""
+        wanted = dataclasses.asdict(Configure(**values))
+        await self._write(json.dumps({"type": "configure"} | {k: v for k, v in wanted.items() if v is not None}))
+
+    async def keepalive(self) -> None:
+        """Say that the stream is still wanted though no audio comes."""
+        await self._write(json.dumps({"type": "keepalive"}))
+
+    async def close(self) -> Closed:
+        """No more audio: wait until everything that was sent is final. Events stay there to be read."""
+        if not self._ended:
+            await self._write(json.dumps({"type": "close"}))
+        if self._reader is not None:
+            await asyncio.shield(self._reader)
+        if self._lost is not None:
+            raise self._lost
+        assert self._closed is not None
+        return self._closed
+
+    async def abort(self) -> None:
+        """Drop the connection, whatever state it is in."""
+        if self._socket is not None:
+            await self._socket.close()
+        if self._reader is not None:
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ServerEvent:
+        async with self._news:
+            await self._news.wait_for(lambda: self._unread or self._ended)
+        if self._unread:
+            return self._unread.popleft()
+        if self._lost is not None:
+            raise self._lost
+        raise StopAsyncIteration
+
+    _closed: Closed | None = None
+
+    async def _write(self, message: bytes | str) -> None:
+        if self._socket is None:
+            raise RuntimeError("Client: got a message before connect(), expected `async with Client(...)`")
+        try:
+            await self._socket.send(message)
+        except ConnectionClosed as closed:
+            raise self._lost or ConnectionLost(f"the connection is gone ({_why(closed)})") from None
+
+    async def _read(self, socket: ClientConnection) -> None:
+        """Every message of the server, in order, until it hangs up."""
+        why = "the server said no reason"
+        try:
+            async for message in socket:
+                if (event := parse(message)) is not None:
+                    await self._take(event)
+        except ConnectionClosed as closed:
+            why = _why(closed)
+        if self._closed is None:
+            self._lost = ConnectionLost(f"the connection ended before the stream did ({why})")
+        await self._end()
+
+    async def _take(self, event: ServerEvent) -> None:
+        async with self._news:
+            if self._unread and _replaces(event, self._unread[-1]):
+                self._unread.pop()
+            self._unread.append(event)
+            self._news.notify_all()
+        if isinstance(event, Closed):
+            self._closed = event
+        if isinstance(event, Final) and event.reason == "finalize" and self._answers:
+            _answer(self._answers.popleft(), event)
+
+    async def _end(self) -> None:
+        async with self._news:
+            self._ended = True
+            self._news.notify_all()
+        for waiting in self._answers:
+            if not waiting.done():
+                waiting.set_exception(
+                    self._lost or ConnectionLost("the stream was closed before the finalize was answered")
+                )
+        self._answers.clear()
+
+
+def stream_url(url: str, options: Options) -> str:
+    """`http://host:port` or `ws://host:port/path` and the options as the URL to connect to."""
+    parts = urlsplit(url if "://" in url else f"ws://{url}")
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise StreamError("bad_request", f"url: got {url!r}, expected ws://HOST:PORT or wss://HOST:PORT")
+    path = PATH if parts.path in ("", "/") else parts.path
+    query = "&".join(filter(None, (parts.query, options.query())))
+    return urlunsplit((_SCHEMES[parts.scheme], parts.netloc, path, query, ""))
+
+
+def parse(message: str | bytes) -> ServerEvent | None:
+    """A server's message as an event; None for a type that this client does not know."""
+    fields = json.loads(message)
+    kind = _EVENTS.get(fields.pop("type", ""))
+    if kind is None:
+        return None
+    known = {field.name for field in dataclasses.fields(kind)}
+    values = {name: value for name, value in fields.items() if name in known}
+    if "words" in values:
+        values["words"] = tuple(Word(**word) for word in values["words"])
+    event: ServerEvent = kind(**values)
+    return event
+
+
+def _replaces(new: ServerEvent, old: ServerEvent) -> bool:
+    """A partial supersedes the unread one of the same segment, so that a slow reader never falls behind."""
+    return (
+        isinstance(new, Partial)
+        and isinstance(old, Partial)
+        and (new.channel, new.segment) == (old.channel, old.segment)
+    )
+
+
+def _answer(waiting: asyncio.Future[Final], final: Final) -> None:
+    if not waiting.done():  # its task may have been cancelled
+        waiting.set_result(final)
+
+
+def _refused(error: InvalidStatus) -> StreamError:
+    """What the server said in place of an upgrade."""
+    status = error.response.status_code
+    code = {401: "unauthorized", 503: "at_capacity"}.get(status, "bad_request")
+    text = (error.response.body or b"").decode("utf-8", "replace").strip()
+    return StreamError(code, f"the server answered {status}: {text or error.response.reason_phrase}")
+
+
+def _why(closed: ConnectionClosed) -> str:
+    frame = closed.rcvd or closed.sent
+    return f"code {frame.code} {frame.reason}".rstrip() if frame else "no close frame"

@@ -1,0 +1,86 @@
+"""A recording through the daemon: read from disk, sent at the pace of speech or as fast as it goes.
+
+Knows nothing of how events are shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from clients.client import Client
+from streamer.protocols.events import CHANNELS, SAMPLE_RATES
+
+PIECE_S = 0.08  # seconds of audio in a message
+
+
+class NotAudio(Exception):
+    """A file cannot be sent; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Interleaved little-endian float32 frames as the wire carries them."""
+
+    pcm: NDArray[np.float32]  # (frames, channels)
+    rate: int
+
+    encoding = "pcm_f32le"
+
+    @property
+    def channels(self) -> int:
+        return int(self.pcm.shape[1])
+
+    @property
+    def seconds(self) -> float:
+        return len(self.pcm) / self.rate
+
+    def pieces(self, seconds: float = PIECE_S) -> list[bytes]:
+        """The recording cut into messages."""
+        step = max(1, round(seconds * self.rate))
+        return [self.pcm[at : at + step].astype("<f4").tobytes() for at in range(0, len(self.pcm), step)]
+
+
+def read(path: str | Path) -> Recording:
+    """Any file that libsndfile reads. Rates and channels that the wire has no room for are converted here."""
+    try:
+        pcm, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        missing = not Path(path).exists()
+        raise NotAudio(
+            f"{path}: {'no such file' if missing else f'not audio that libsndfile reads ({error})'}"
+        ) from None
+    if pcm.shape[1] > CHANNELS[1]:
+        pcm = pcm.mean(axis=1, keepdims=True, dtype=np.float32)
+    lowest, highest = SAMPLE_RATES
+    if not lowest <= rate <= highest:
+        pcm, rate = soxr.resample(pcm, rate, 16000), 16000
+    return Recording(pcm, rate)
+
+
+async def send(client: Client, recording: Recording, fast: bool = False) -> None:
+    """All of the recording, then close. At real time each piece goes out when its last sample would have been spoken.
+
+    Whoever reads the client's events learns of a failure here too: the connection goes with it.
+    """
+    try:
+        await _send(client, recording, fast)
+    except BaseException:
+        await client.abort()
+        raise
+
+
+async def _send(client: Client, recording: Recording, fast: bool) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for number, piece in enumerate(recording.pieces(), 1):
+        if not fast:
+            await asyncio.sleep(max(0.0, began + min(number * PIECE_S, recording.seconds) - loop.time()))
+        await client.send(piece)
+    await client.close()

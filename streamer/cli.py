@@ -1,0 +1,129 @@
+"""The command line: sub-commands, their flags and help, exit codes. Knows nothing of how a command does its work.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Every failure is one sentence on stderr;
+`STREAMER_DEBUG=1` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import streamer
+from streamer.commands import (
+    FAILED,
+    OK,
+    USAGE,
+    CommandError,
+    bench,
+    demo,
+    evaluate,
+    export,
+    models,
+    say,
+    serve,
+    stream,
+    train,
+    transcribe,
+)
+
+COMMANDS = (serve, transcribe, stream, evaluate, models, export, train, bench, demo)
+INTERRUPTED = 130
+# Errors that are sentences already. Looked up only in modules that a command has loaded, so `--help` stays quick.
+_SENTENCES = (
+    ("streamer.errors", "Refusal"),
+    ("streamer.artefacts", "NoModel"),
+    ("streamer.recordings", "Unreadable"),
+    ("streamer.backends.base", "BackendError"),
+    ("models.config", "ConfigError"),
+    ("models.tokenizer", "TokenizerError"),
+    ("models.weights", "WeightsError"),
+    ("models.nemo_archive", "ModelFileError"),
+    ("clients.client", "StreamError"),
+    ("clients.send", "NotAudio"),
+    ("clients.client", "ConnectionLost"),
+)
+
+EXAMPLES = """\
+examples:
+  streamer serve                              the daemon on 127.0.0.1:9000
+  streamer serve server.port=9001 model.latency_ms=160
+  streamer transcribe talk.flac               text of a file
+  streamer transcribe --json --latency 1120 *.wav > words.jsonl
+  streamer transcribe --model nemotron.nemo talk.wav
+  streamer stream talk.flac                   through a running daemon, as if spoken now
+  streamer eval --manifest test.jsonl --audio-root corpus/
+  streamer models info                        numbers of the model that ships
+  streamer demo                               daemon, recording and captions in one go
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="streamer",
+        description="Streaming speech recognition: a daemon, its clients and its tools.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"streamer {streamer.__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", title="commands")
+    for command in COMMANDS:
+        command.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    top = parser()
+    args = top.parse_args(argv)
+    if not hasattr(args, "run"):
+        top.print_help()
+        return USAGE
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing is wrong, and flushing at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        if os.environ.get("STREAMER_DEBUG") or not _is_sentence(error):
+            raise
+        say(f"streamer: {error}")
+        return error.code if isinstance(error, CommandError) else FAILED
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        code: int = args.run(args)
+    except ModuleNotFoundError as error:
+        raise CommandError(_missing(error)) from error
+    sys.stdout.flush()
+    return code
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """The sentence for a package that is not installed: which extra brings it."""
+    name = (error.name or "").partition(".")[0]
+    extras = {
+        "torch": "torch",
+        "onnx": "torch",
+        "onnxscript": "torch",
+        "safetensors": "torch",
+        "av": "codecs",
+        "sounddevice": "mic",
+        "tensorrt": "tensorrt",
+    }
+    if name not in extras:
+        raise error
+    return f"this needs {name}, which is not installed: pip install 'streamer-asr[{extras[name]}]'"
+
+
+def _is_sentence(error: Exception) -> bool:
+    kinds = [getattr(sys.modules[module], name, CommandError) for module, name in _SENTENCES if module in sys.modules]
+    return isinstance(error, (CommandError, *kinds))

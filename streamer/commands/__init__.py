@@ -1,0 +1,82 @@
+"""The sub-commands of the command line, one file each. `run(args) -> exit code`; what they need is imported late."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+OK, FAILED, USAGE = 0, 1, 2
+
+
+class CommandError(Exception):
+    """A command cannot do its work; the text is the one sentence that a person reads."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, beside the results on stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def is_terminal() -> bool:
+    """Whether someone watches stderr: decides about progress bars and text that is rewritten in place."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def command(commands: Any, name: str, about: str, examples: str = "") -> argparse.ArgumentParser:
+    """The parser of one sub-command, with its examples below the flags."""
+    epilog = f"examples:\n{textwrap.indent(textwrap.dedent(examples).strip(), '  ')}" if examples else None
+    added: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return added
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A flag's type: a whole number from `least`."""
+
+    def number(text: str) -> int:
+        if text.isascii() and text.isdigit() and int(text) >= least:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {least}")
+
+    return number
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of commands that hear with a model of their own."""
+    parser.add_argument(
+        "--model", default="", metavar="M", help="model folder or .nemo file (default: the one that ships)"
+    )
+    parser.add_argument(
+        "--latency",
+        metavar="MS",
+        help="one of the model's latencies in ms, or `offline` for a full-context model (default: the model's first)",
+    )
+    parser.add_argument(
+        "--language", metavar="L", help="for models with prompts, e.g. en-US (default: the model's own)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "int8"),
+        default="fp32",
+        help="how a .nemo file is exported on first use (default: fp32)",
+    )
+    parser.add_argument(
+        "--backend", choices=("ort", "pytorch"), default="ort", help="what runs the model (default: ort)"
+    )
+    parser.add_argument(
+        "--threads", type=whole(1), metavar="N", help="threads of a step (default: one for every processor)"
+    )

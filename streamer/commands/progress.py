@@ -1,0 +1,30 @@
+"""A progress bar for a person at a terminal, nothing anywhere else. Knows nothing of what is in progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from streamer.commands import is_terminal
+
+
+class Tick(Protocol):
+    """One more is done."""
+
+    def __call__(self) -> None: ...
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Tick]:
+    """Draws on stderr; a single item, or no terminal, draws nothing."""
+    if not is_terminal() or total == 1:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)

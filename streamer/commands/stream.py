@@ -1,0 +1,104 @@
+"""`streamer stream`: recordings through a running daemon, captions as they come."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from streamer.commands import FAILED, OK, CommandError, command, say, whole
+
+if TYPE_CHECKING:
+    from clients.client import Options
+    from clients.send import Recording
+    from streamer.protocols.events import ServerEvent
+
+
+def add(commands: Any) -> None:
+    """The flags of the command."""
+    parser = command(
+        commands,
+        "stream",
+        "a file through a running daemon, as if it was spoken now",
+        """
+        streamer stream talk.flac
+        streamer stream --latency 160 --url ws://speech.example:9000 talk.wav
+        streamer stream --fast --json talk.wav | jq -r 'select(.type == "final").text'
+        """,
+    )
+    parser.add_argument("--url", default="ws://127.0.0.1:9000", help="the daemon (default: %(default)s)")
+    parser.add_argument("--key", default=os.environ.get("STREAMER_KEY"), help="API key (default: $STREAMER_KEY)")
+    parser.add_argument(
+        "--latency", type=whole(1), metavar="MS", help="one of the model's latencies (default: the daemon's)"
+    )
+    parser.add_argument("--language", metavar="L", help="for models with prompts")
+    parser.add_argument("--fast", action="store_true", help="as fast as the daemon takes it, not at the pace of speech")
+    parser.add_argument("--json", action="store_true", help="every event as one JSON object a line")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="any file libsndfile reads")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stream the files one after the other."""
+    from clients.send import NotAudio, read
+
+    code = OK
+    for name in args.files:
+        try:
+            recording = read(name)
+        except NotAudio as error:
+            say(f"streamer: {error}")
+            code = FAILED
+            continue
+        if len(args.files) > 1 and not args.json:
+            print(f"{name}:", flush=True)
+        try:
+            code = max(code, asyncio.run(_stream(args, recording)))
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise CommandError(
+                f"no daemon at {args.url} ({error.strerror or error}); start one: streamer serve"
+            ) from None
+    return code
+
+
+async def _stream(args: argparse.Namespace, recording: Recording) -> int:
+    from clients.client import Client
+    from clients.send import send
+    from streamer.commands.captions import Captions
+    from streamer.protocols.events import Error
+
+    failed = False
+    show = _print_json if args.json else None
+    async with Client(args.url, _options(args, recording), key=args.key) as client:
+        sender = asyncio.create_task(send(client, recording, fast=args.fast))
+        try:
+            with Captions() as captions:
+                async for event in client:
+                    failed |= isinstance(event, Error)
+                    (show or captions.show)(event)
+        finally:
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+    return FAILED if failed else OK
+
+
+def _options(args: argparse.Namespace, recording: Recording) -> Options:
+    from clients.client import Options
+
+    return Options(
+        sample_rate=recording.rate,
+        encoding=recording.encoding,
+        channels=recording.channels,
+        latency_ms=args.latency,
+        language=args.language,
+    )
+
+
+def _print_json(event: ServerEvent) -> None:
+    fields = {"type": type(event).__name__.lower()} | dataclasses.asdict(event)
+    print(json.dumps(fields, ensure_ascii=False), flush=True)

@@ -1,0 +1,33 @@
+"""`streamer train`: hands a configuration to the trainer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from streamer.commands import OK, CommandError, command
+
+
+def add(commands: Any) -> None:
+    """The flags of the command."""
+    parser = command(
+        commands,
+        "train",
+        "train a model (needs the extra train)",
+        """
+        streamer train --config models/training/small.yaml
+        """,
+    )
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="YAML file: data, model, schedule")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until the schedule ends; started again, it goes on from its last checkpoint."""
+    if not args.config.is_file():
+        raise CommandError(f"--config {args.config}: no such file")
+    from models.training import trainer
+
+    trainer.main(["--config", str(args.config)])
+    return OK

@@ -1,0 +1,126 @@
+"""`streamer transcribe`: files to text, or to JSON lines with words, tokens and their frames."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from streamer.commands import FAILED, OK, add_model_flags, command, say, whole
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from streamer.commands.listening import Transcript
+
+TAIL_MS = 640  # silence after a file, as the daemon's session.tail_ms: lets the last word out
+
+
+def add(commands: Any) -> None:
+    """The flags of the command."""
+    parser = command(
+        commands,
+        "transcribe",
+        "files to text",
+        """
+        streamer transcribe talk.flac
+        streamer transcribe --latency 160 --json *.wav > words.jsonl
+        streamer transcribe --model nemotron.nemo --language en-US talk.wav
+        """,
+    )
+    add_model_flags(parser)
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object a line: audio_filepath, text, words, tokens "
+        "(ids), frames (of 80 ms, one for each token), duration",
+    )
+    parser.add_argument(
+        "--tail-ms",
+        type=whole(0),
+        metavar="N",
+        help="silence heard after each file in ms; 0 gives exactly "
+        f"the tokens of the audio (default: {TAIL_MS}, with --json 0)",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="any file libsndfile reads, any rate and channels")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Hear every file; results in the order of the command line, errors at once."""
+    from streamer.commands.listening import open_listener
+    from streamer.commands.progress import progress
+
+    tail_ms = args.tail_ms if args.tail_ms is not None else (0 if args.json else TAIL_MS)
+    listener = open_listener(args, tail_ms, slots=min(16, len(args.files)))
+    opened, failed = Files(args.files), 0
+    try:
+        with progress("transcribing", len(args.files)) as tick:
+            for position, transcript in in_order(listener.hear(opened), opened):
+                tick()
+                failed += transcript.error is not None
+                report(args.files[position], transcript, args.json, titled=len(args.files) > 1)
+    finally:
+        listener.close()
+    return FAILED if failed or opened.failed else OK
+
+
+class Files:
+    """Reads the files one by one as they are asked for; a bad one is said and passed over."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.failed = names, 0
+        self.positions: list[int] = []  # of each recording given out, its place on the command line
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        from streamer.recordings import Recordings, Unreadable
+
+        recordings = Recordings()
+        for position, name in enumerate(self.names):
+            try:
+                pcm = recordings.read(name)
+            except Unreadable as error:
+                self.failed += 1
+                say(f"streamer: {error}")
+                continue
+            self.positions.append(position)
+            yield pcm
+
+
+def in_order(transcripts: Iterator[Transcript], opened: Files) -> Iterator[tuple[int, Transcript]]:
+    """The transcripts in the order of their recordings, each as soon as those before it are out."""
+    early: dict[int, Transcript] = {}
+    following = 0
+    for transcript in transcripts:
+        early[transcript.index] = transcript
+        while following in early:
+            yield opened.positions[following], early.pop(following)
+            following += 1
+
+
+def report(name: str, transcript: Transcript, as_json: bool, titled: bool) -> None:
+    """One file's result on stdout."""
+    if transcript.error is not None:
+        say(f"streamer: {name}: {transcript.error}")
+    elif as_json:
+        print(json.dumps(line(name, transcript), ensure_ascii=False), flush=True)
+    else:
+        print(f"{name}: {transcript.text}" if titled else transcript.text, flush=True)
+
+
+def line(name: str, transcript: Transcript) -> dict[str, Any]:
+    """The JSON line of one file."""
+    words = [
+        {"word": w.text, "start": round(w.start_s, 3), "end": round(w.end_s, 3), "confidence": round(w.confidence, 4)}
+        for w in transcript.words
+    ]
+    return {
+        "audio_filepath": name,
+        "text": transcript.text,
+        "words": words,
+        "tokens": [token.id for token in transcript.tokens],
+        "frames": [token.frame for token in transcript.tokens],
+        "duration": round(transcript.duration_s, 4),
+    }
