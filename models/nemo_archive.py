@@ -71,10 +71,8 @@ class NemoArchive:
         try:
             self._open()
         except ModelFileError:
-            self.close()
             raise
         except _BROKEN as error:
-            self.close()
             raise ModelFileError(f"{self.where}: not a whole .nemo archive ({_line(error)})") from error
 
     def __enter__(self) -> NemoArchive:
@@ -91,15 +89,17 @@ class NemoArchive:
             raise ModelFileError(f"{self.path}: no such file, expected a .nemo archive")
         with self.path.open("rb") as probe:
             zipped = probe.read(2) == b"\x1f\x8b"
-        keep = self._opened.enter_context
-        if zipped:
-            tar = keep(tarfile.open(fileobj=keep(io.BufferedReader(_BoundedGzip(self.path), 1 << 20)), mode="r|"))
-        else:
-            tar = keep(tarfile.open(self.path, mode="r:"))
-        for count, info in enumerate(tar, 1):
-            if count > MAX_MEMBERS:
-                raise ModelFileError(f"{self.where}: more than {MAX_MEMBERS} members, expected a model")
-            self._take(tar, info, zipped)
+        with contextlib.ExitStack() as stack:
+            if zipped:
+                raw = stack.enter_context(io.BufferedReader(_BoundedGzip(self.path), 1 << 20))
+                tar = stack.enter_context(tarfile.open(fileobj=raw, mode="r|"))
+            else:
+                tar = stack.enter_context(tarfile.open(self.path, mode="r:"))
+            for count, info in enumerate(tar, 1):
+                if count > MAX_MEMBERS:
+                    raise ModelFileError(f"{self.where}: more than {MAX_MEMBERS} members, expected a model")
+                self._take(tar, info, zipped)
+            self._opened = stack.pop_all()
 
     def _take(self, tar: tarfile.TarFile, info: tarfile.TarInfo, zipped: bool) -> None:
         name = self._safe_name(info)

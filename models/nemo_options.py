@@ -202,7 +202,7 @@ _FUSION = ("ngram_lm_model", "boosting_tree", "fusion_models")  # each would cha
 
 
 def check_decoding(where: str, decoding: object) -> dict[str, Any]:
-    """How NeMo would decode. What is not looked at (timestamps, confidence, beams that are not used) changes no token."""
+    """How NeMo would decode. What is not looked at (timestamps, confidence, unused beams) changes no token."""
     if decoding is None:
         return {}
     if not isinstance(decoding, dict):

@@ -39,15 +39,15 @@ class _Transducer(torch.autograd.Function):
         by_blank = (through + blank + later).exp()
         further = torch.nn.functional.pad(beta[:, :, 1:], (0, 1), value=NOTHING)
         by_emit = (through + emit + further).exp() * (1.0 + fast_emit)
-        ctx.save_for_backward(logits, norm, by_blank.float(), by_emit.float(), index)
+        ctx.save_for_backward(logits, norm, by_blank.to(logits.dtype), by_emit.to(logits.dtype), index)
         return -logp.to(logits.dtype)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None, None]:
         logits, norm, by_blank, by_emit, index = ctx.saved_tensors
-        gradient = (logits - norm[..., None]).exp_().mul_((by_blank + by_emit).to(logits.dtype)[..., None])
+        gradient = (logits - norm[..., None]).exp_().mul_((by_blank + by_emit)[..., None])
         gradient[..., -1] -= by_blank
-        gradient.scatter_add_(-1, index, -by_emit[..., None].to(logits.dtype))
+        gradient.scatter_add_(-1, index, -by_emit[..., None])
         return gradient.mul_(slopes[0][:, None, None, None]), None, None, None, None
 
 

@@ -1,6 +1,7 @@
 """The loss of one batch: CTC, and RNN-T with the joint computed for a few utterances at a time."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,11 +15,12 @@ from models.training.settings import Stage
 from models.transducer import Model
 
 
-def build(model: Model, mean: float, deviation: float) -> None:
+def build(model: Model, mean: float, deviation: float, sample: Batch) -> None:
     """Initial weights that leave the blank plateau soon, for features of this mean and deviation.
 
-    The first convolution standardises its input, the others keep their input's size through ReLU, and the CTC head
-    starts near an even guess.
+    The first convolution standardises its input, the others keep their input's size through ReLU; what enters the first
+    layer varies around zero with deviation 1 on `sample`. Residual branches start small: else every layer adds a vector
+    that is the same at all times, and ten of them drown what changes (docs/log.md). The CTC head starts near an even guess.
     """
     for name, conv in model.encoder.pre_encode.conv.items():
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -27,10 +29,29 @@ def build(model: Model, mean: float, deviation: float) -> None:
             with torch.no_grad():
                 conv.weight.div_(deviation)
                 conv.bias.sub_(mean * conv.weight.sum((1, 2, 3)))
-    if model.config.ctc:
-        with torch.no_grad():
+    with torch.no_grad():
+        _centre(model, sample)
+        for layer in model.encoder.layers:
+            for last in (layer.feed_forward1.linear2, layer.feed_forward2.linear2, layer.self_attn.linear_out, layer.conv.pointwise_conv2):
+                last.weight.mul_((2.0 * model.config.layers) ** -0.5)
+                if last.bias is not None:
+                    last.bias.zero_()
+        if model.config.ctc:
             model.ctc.decoder_layers[0].weight.mul_(0.1)
-            nn.init.zeros_(model.ctc.decoder_layers[0].bias)
+            model.ctc.decoder_layers[0].bias.zero_()
+
+
+def _centre(model: Model, sample: Batch) -> None:
+    """Sets the subsampling's last layer so that its output, scaled as the encoder does, has mean 0 and deviation 1."""
+    outputs: list[Tensor] = []
+    hook = model.encoder.pre_encode.register_forward_hook(lambda *call: outputs.append(call[2][0]))
+    _, frames = model.encoder.offline(sample.mel, sample.frames, model.config.contexts[0])
+    hook.remove()
+    heard = torch.cat([row[1:count] for row, count in zip(outputs[0], frames.tolist(), strict=True)])
+    out = model.encoder.pre_encode.out
+    size = heard.std(0).mean() * (math.sqrt(model.config.d_model) if model.config.xscaling else 1.0)
+    out.bias.copy_((out.bias - heard.mean(0)) / size)
+    out.weight.div_(size)
 
 
 def full_precision_subsampling(model: Model) -> None:
@@ -59,8 +80,12 @@ def _cells(frames: Tensor, labels: Tensor, start: int, stop: int) -> int:
     return (stop - start) * int(frames[start:stop].max()) * (int(labels[start:stop].max()) + 1)
 
 
-def transducer_loss(model: Model, enc: Tensor, frames: Tensor, batch: Batch, fast_emit: float, cells: int) -> Tensor:
-    """Sum over the rows of -log P(labels) under the transducer; encoder frames [B, T, D] in float32."""
+def transducer_loss(model: Model, enc: Tensor, frames: Tensor, batch: Batch, stage: Stage, limits: tuple[bool, int]) -> Tensor:
+    """Sum over the rows of -log P(labels) under the transducer; encoder frames [B, T, D] in float32.
+
+    `limits`: whether the joint runs in bfloat16, and how many cells of it are computed at once.
+    """
+    bf16, cells = limits
     f = model.joint.enc(enc)
     start = torch.full((len(batch.ids), 1), model.config.blank)
     h, c = model.start(len(batch.ids))
@@ -70,26 +95,32 @@ def transducer_loss(model: Model, enc: Tensor, frames: Tensor, batch: Batch, fas
     for rows in groups(frames, batch.id_lengths, cells):
         most_frames, most_labels = int(frames[rows].max()), int(batch.id_lengths[rows].max())
         hidden = f[rows, :most_frames, None] + g[rows, None, : most_labels + 1]
-        with torch.autocast("cpu", torch.bfloat16, enabled=torch.is_autocast_enabled("cpu")):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = model.joint.joint_net(hidden)
         ids = batch.ids[rows, :most_labels]
-        total = total + rnnt_loss(logits.float(), ids, frames[rows], batch.id_lengths[rows], fast_emit).sum()
+        total = total + rnnt_loss(logits.float(), ids, frames[rows], batch.id_lengths[rows], stage.fast_emit).sum()
     return total
 
 
 def loss_of(model: Model, batch: Batch, context: tuple[int, int], stage: Stage, bf16: bool, cells: int) -> Tensor:
     """Weighted losses per label of a batch, under one attention context."""
+    halfway: list[Tensor] = []
+    middle = model.encoder.layers[(len(model.encoder.layers) - 1) // 2]
+    hook = middle.register_forward_hook(lambda *call: halfway.append(call[2][0]))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         enc, frames = model.encoder.offline(batch.mel, batch.frames, context)
-        logprobs = model.ctc(enc) if stage.ctc_weight else None
-    labels = batch.id_lengths.sum()
+    hook.remove()
     loss = enc.new_zeros((), dtype=torch.float32)
-    if logprobs is not None:
-        ctc = F.ctc_loss(
-            logprobs.transpose(0, 1), batch.ids, frames, batch.id_lengths, model.config.blank, "sum", zero_infinity=True
-        )
-        loss = loss + stage.ctc_weight * ctc / labels
+    for weight, hidden in ((stage.ctc_weight, enc), (stage.inter_ctc_weight, halfway[0])):
+        if weight:
+            loss = loss + weight * ctc_loss(model, hidden, frames, batch, bf16)
     if stage.rnnt_weight:
-        rnnt = transducer_loss(model, enc.float(), frames, batch, stage.fast_emit, cells)
-        loss = loss + stage.rnnt_weight * rnnt / labels
-    return loss
+        loss = loss + stage.rnnt_weight * transducer_loss(model, enc.float(), frames, batch, stage, (bf16, cells))
+    return loss / batch.id_lengths.sum()
+
+
+def ctc_loss(model: Model, hidden: Tensor, frames: Tensor, batch: Batch, bf16: bool) -> Tensor:
+    """Sum over the rows of -log P(labels) by the CTC head on encoder frames [B, T, D]."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logprobs = model.ctc(hidden).transpose(0, 1)
+    return F.ctc_loss(logprobs, batch.ids, frames, batch.id_lengths, model.config.blank, "sum", zero_infinity=True)

@@ -21,6 +21,7 @@ class Stage:
     final_lr: float = 2e-5
     warmup_steps: int = 400
     ctc_weight: float = 1.0
+    inter_ctc_weight: float = 0.0  # CTC on the middle layer's output, through the same head: shortens the blank plateau
     rnnt_weight: float = 0.0
     fast_emit: float = 0.0  # FastEmit's lambda: how much more an emission's gradient counts
 

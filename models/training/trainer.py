@@ -26,7 +26,8 @@ from models.training.wer import ctc_texts, wer, wer_by_source
 from models.transducer import Model
 
 CHECKPOINT = "checkpoint.pt"
-CLOCK, PLACES = 5, ("stage", "epoch", "group", "step", "elapsed_s")  # what the workers share, and the checkpoint keeps
+PLACES = ("stage", "epoch", "group", "step", "elapsed_s", "stage_step", "ending", "asked")  # what the workers share
+ELAPSED, ENDING, ASKED = PLACES.index("elapsed_s"), PLACES.index("ending"), PLACES.index("asked")
 
 
 def model_config(told: Settings, tokenizer: Tokenizer) -> ModelConfig:
@@ -43,7 +44,7 @@ def new_model(told: Settings, tokenizer: Tokenizer, corpus: Corpus) -> Model:
         model.load_state_dict(release.read_weights(Path(told.init)))
     else:
         sample = np.concatenate([part[:: max(1, len(part) // 2000)] for part in corpus.parts]).astype(np.float32)
-        build(model, float(sample.mean()), float(sample.std()))
+        build(model, float(sample.mean()), float(sample.std()), corpus.batch(corpus.balanced(8)))
     return model
 
 
@@ -71,6 +72,9 @@ class Trainer:
     def place(self, name: str) -> int:
         return int(self.clock[PLACES.index(name)])
 
+    def move(self, name: str, value: float) -> None:
+        self.clock[PLACES.index(name)] = value
+
     def run(self) -> None:
         if self.rank == 0:
             self.log(f"{self.corpus.seconds / 3600:.2f} h, {len(self.corpus.utterances)} utterances, {self.corpus.skipped} left out")
@@ -87,8 +91,8 @@ class Trainer:
         self.make_plan()
         while True:
             self.barrier.wait()
-            if self.clock[-1] or self.place("stage") != self.told.stages.index(stage):
-                self.leaving = bool(self.clock[-1])
+            self.leaving = bool(self.place("ending"))
+            if self.leaving or self.place("stage") != self.told.stages.index(stage):
                 return
             batch, loss, norm = self.step(stage)
             seconds, losses = seconds + batch.seconds, [*losses, loss]
@@ -133,28 +137,29 @@ class Trainer:
         gradient = self.arena.gather(self.rank)
         self.barrier.wait()
         number = self.place("step") + 1
-        lr = learning_rate(stage, int(self.clock[CLOCK]), float(self.clock[4]))
+        lr = learning_rate(stage, self.place("stage_step"), float(self.clock[ELAPSED]))
         update = Step(lr, number, told.beta1, told.beta2, told.weight_decay, told.clip_norm, told.ema_decay)
         return batch, float(loss.detach()), self.arena.update(self.rank, gradient, update)
 
     def advance(self, stage: Stage, seconds: float) -> None:
         """Moves the shared places on by one group that took so many seconds."""
-        self.clock[4] += seconds
-        self.clock[3] += 1
-        self.clock[2] += 1
-        self.clock[CLOCK] += 1
+        self.clock[ENDING] = self.clock[ASKED]
+        self.move("elapsed_s", float(self.clock[ELAPSED]) + seconds)
+        for name in ("step", "stage_step", "group"):
+            self.move(name, self.place(name) + 1)
         if self.place("group") >= len(self.plan) // self.told.workers:
-            self.clock[2] = 0
-            self.clock[1] += 1
-        if self.clock[4] >= 60.0 * stage.minutes:
-            self.clock[0] += 1
-            self.clock[4] = self.clock[CLOCK] = 0
+            self.move("group", 0)
+            self.move("epoch", self.place("epoch") + 1)
+        if self.clock[ELAPSED] >= 60.0 * stage.minutes:
+            self.move("stage", self.place("stage") + 1)
+            self.move("elapsed_s", 0)
+            self.move("stage_step", 0)
 
     def report(self, stage: Stage, losses: list[float], norm: float, seconds: float) -> None:
         rate = seconds * self.told.workers / max(1e-9, time.monotonic() - self.since_report)
-        lr = learning_rate(stage, int(self.clock[CLOCK]), float(self.clock[4]))
+        lr = learning_rate(stage, self.place("stage_step"), float(self.clock[ELAPSED]))
         self.log(
-            f"{stage.name} {self.clock[4] / 60:.1f} min, step {self.place('step')}, epoch {self.place('epoch')} "
+            f"{stage.name} {self.clock[ELAPSED] / 60:.1f} min, step {self.place('step')}, epoch {self.place('epoch')} "
             f"({self.place('group')}/{len(self.plan) // self.told.workers}): loss {np.mean(losses):.3f}, norm {norm:.2f}, "
             f"lr {lr:.2e}, {rate:.0f} s of audio a second"
         )
@@ -195,7 +200,7 @@ def work(rank: int, told: Settings, shared: tuple[Model, Arena, Tensor, Any]) ->
     """A worker process; SIGTERM and SIGINT let worker 0 save and all of them end."""
     clock = shared[2]
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: clock[-1:].fill_(1.0))
+        signal.signal(name, lambda *_: clock[ASKED:].fill_(1.0))
     Trainer(told, rank, shared).run()
 
 
@@ -207,12 +212,12 @@ def train(told: Settings) -> None:
     corpus = Corpus(Path(told.cache), told.train, tokenizer, told.max_s)
     model = new_model(told, tokenizer, corpus)
     arena = Arena(model, told.workers)
-    clock = torch.zeros(len(PLACES) + 2, dtype=torch.float64).share_memory_()  # places, step of the stage, asked to end
+    clock = torch.zeros(len(PLACES), dtype=torch.float64).share_memory_()
     if (folder / CHECKPOINT).exists():
         state = torch.load(folder / CHECKPOINT, weights_only=True)
         arena.restore(state["arena"])
         clock.copy_(state["clock"])
-        clock[-1] = 0
+        clock[ENDING:] = 0
     context = mp.get_context("spawn")
     shared = (model, arena, clock, context.Barrier(told.workers, timeout=600))
     others = [context.Process(target=work, args=(rank, told, shared), daemon=True) for rank in range(1, told.workers)]
