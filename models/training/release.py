@@ -2,15 +2,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from models import store
 from models.config import ModelConfig
 from models.features_np import filterbank, window
+from models.tokenizer import Tokenizer
+from models.weights import model_of
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -22,13 +24,11 @@ def release(run: Path, out: Path) -> None:
     """Writes the folder of the run's last checkpoint; the features' buffers stay float32, as NeMo stores them."""
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     config = ModelConfig.from_dict(state["model"])
-    weights = {name: value.half().contiguous() for name, value in state["arena"]["ema"].items()}
+    weights = dict(state["arena"]["ema"])
     weights["preprocessor.featurizer.fb"] = torch.from_numpy(filterbank(config.mels))[None]
     weights["preprocessor.featurizer.window"] = torch.from_numpy(window())
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(weights, out / "model.safetensors")
-    (out / "config.json").write_text(json.dumps(config.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
-    (out / "tokenizer.model").write_bytes((run / "tokenizer.model").read_bytes())
+    tokenizer = Tokenizer.from_sentencepiece((run / "tokenizer.model").read_bytes())
+    store.save(model_of(config, weights, str(run)), tokenizer, out)
 
 
 def main(argv: list[str] | None = None) -> int:
