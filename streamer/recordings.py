@@ -9,7 +9,6 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ class Recordings:
 
     root: Path = Path()
     _tars: dict[Path, tarfile.TarFile] = field(default_factory=dict)
-    _open: ExitStack = field(default_factory=ExitStack)
 
     def read(self, name: str) -> NDArray[np.float32]:
         """All samples of `name`, mixed to mono at 16 kHz."""
@@ -49,7 +47,7 @@ class Recordings:
     def _member(self, tar: Path, member: str) -> bytes:
         try:
             if tar not in self._tars:
-                self._tars[tar] = self._open.enter_context(tarfile.open(tar))
+                self._tars[tar] = tarfile.TarFile.open(tar)
             stream = self._tars[tar].extractfile(member)
         except (OSError, tarfile.TarError) as error:
             raise Unreadable(f"{tar}: not a tar that can be read ({error})") from None
@@ -61,7 +59,8 @@ class Recordings:
 
     def close(self) -> None:
         """Close the tars."""
-        self._open.close()
+        for tar in self._tars.values():
+            tar.close()
         self._tars.clear()
 
 

@@ -1,0 +1,229 @@
+"""The house plan, executable: who may import whom, and what stays free of torch, of the clock and of size.
+
+The plan's lines are in docs/architecture.md; a new file needs a line here before it needs code.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOPS = ("streamer", "models", "export", "clients")
+MOST_LINES = 400
+
+TORCH_FREE = {"models.config", "models.tokenizer", "models.features_np"}
+EVENTS = {"streamer.protocols.events", "streamer.errors"}
+TRANSCRIPT = {"streamer.transcript", "streamer.decoding", "models.tokenizer", "models.config", "models.languages"}
+ENGINE = {
+    "streamer.engine",
+    "streamer.actions",
+    "streamer.backends.base",
+    "streamer.decoding",
+    "models.config",
+    "numpy",
+}
+BACKEND = {
+    "streamer.backends.base",
+    "streamer.backends.arena",
+    "streamer.backends.cpu",
+    "streamer.decoding",
+    "numpy",
+    *TORCH_FREE,
+}
+COMMAND = {"streamer.commands", "streamer.artefacts", "=streamer"}
+SERVER = EVENTS | {
+    "=streamer",
+    "=streamer.__version__",
+    "streamer.server",
+    "streamer.connection",
+    "streamer.outbox",
+    "streamer.guard",
+    "streamer.config",
+    "streamer.auth",
+    "streamer.metrics",
+    "streamer.logs",
+    "streamer.protocols",
+    "streamer.session",
+    "streamer.actions",
+    "streamer.engine",
+    "streamer.backends",
+    "models.config",
+    "aiohttp",
+    "uvloop",
+}
+
+# The longest matching prefix owns a module; what is not listed may import only the standard library.
+MAY_IMPORT: dict[str, set[str]] = {
+    "streamer.__main__": {"streamer.cli"},
+    "streamer.errors": set(),
+    "streamer.actions": {"streamer.decoding", "streamer.protocols.events", "numpy"},
+    "streamer.config": {"streamer.errors", "yaml"},
+    "streamer.decoding": {"numpy"},
+    "streamer.audio": {"streamer.errors", "models.config", "numpy", "soxr"},
+    "streamer.auth": {"streamer.config", "streamer.errors"},
+    "streamer.metrics": {"prometheus_client"},
+    "streamer.protocols": {"streamer.protocols", "streamer.errors"},
+    "streamer.protocols.events": {"streamer.errors"},
+    "streamer.transcript": TRANSCRIPT,
+    "streamer.session": {
+        *EVENTS,
+        "streamer.actions",
+        "streamer.audio",
+        "streamer.transcript",
+        "streamer.decoding",
+        "models.config",
+        "models.tokenizer",
+        "numpy",
+    },
+    "streamer.engine": ENGINE,
+    "streamer.backends": {"streamer.backends.base"},
+    "streamer.backends.base": {"streamer.decoding", "models.config", "numpy"},
+    "streamer.backends.arena": BACKEND,
+    "streamer.backends.cpu": BACKEND,
+    "streamer.backends.fake": BACKEND,
+    "streamer.backends.ort": BACKEND | {"onnxruntime"},
+    "streamer.backends.pytorch": BACKEND | {"models", "torch"},
+    "streamer.server": SERVER,
+    "streamer.connection": SERVER - {"streamer.server"},
+    "streamer.guard": {"streamer.config", "streamer.errors", "aiohttp"},
+    "streamer.outbox": {"streamer.actions", "streamer.protocols.events"},
+    "streamer.logs": {"streamer.config"},
+    "streamer.artefacts": set(),
+    "streamer.recordings": {"models.config", "numpy", "soundfile", "soxr"},
+    "streamer.transcriber": {"streamer.backends.base", "streamer.decoding", "models.config", "numpy"},
+    "streamer.bench": {"clients", "streamer.protocols.events"},
+    "streamer.cli": COMMAND,
+    "streamer.commands": COMMAND
+    | {"streamer.recordings", "streamer.transcriber", "streamer.backends", "streamer.decoding", "streamer.transcript"}
+    | {"streamer.protocols.events", "models.config", "models.tokenizer", "numpy", "rich"},
+    # The doors to what needs an extra or a client: opened inside the sub-command, never by `import streamer.cli`.
+    "streamer.commands.serve": COMMAND | {"streamer.config", "streamer.server"},
+    "streamer.commands.models": COMMAND | {"models"},
+    "streamer.commands.train": COMMAND | {"models.training"},
+    "streamer.commands.stream": COMMAND | EVENTS | {"clients"},
+    "streamer.commands.bench": COMMAND | {"clients", "streamer.bench", "streamer.recordings"},
+    "streamer.commands.evaluate": COMMAND | {"streamer.recordings", "jiwer"},
+    "models": {"models", "torch", "numpy", "yaml", "safetensors"},
+    "models.config": set(),
+    "models.languages": set(),
+    "models.tokenizer": {"sentencepiece"},
+    "models.features_np": {"models.config", "numpy"},
+    "models.training": {"models", "torch", "numpy", "yaml", "soundfile", "soxr", "jiwer", "safetensors"},
+    "export": {"export", "models", "torch", "numpy", "onnx", "onnxruntime", "onnxscript", "onnx_ir"},
+    "export.parity": {"export", "models", "torch", "numpy", "onnxruntime", "streamer.backends", "streamer.decoding"},
+    "clients": {"clients", "numpy", "soundfile", "soxr", "websockets", *EVENTS},
+}
+# Outside of these, time is an argument (STYLE: `plan(now, waiting)`), so that a test can run hours in milliseconds.
+CLOCKS = {"streamer.server", "streamer.engine", "streamer.bench", "streamer.commands", "streamer.backends.fake"}
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Every module of ours with its path; a package counts as its name."""
+    found = []
+    for path in sorted(path for top in TOPS for path in (ROOT / top).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), path))
+    return found
+
+
+def imported_names(path: Path) -> list[str]:
+    """Absolute names in import statements, those inside functions and under TYPE_CHECKING included."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def owner_of(module: str, table: dict[str, set[str]] | set[str]) -> str | None:
+    """The longest prefix of the module's name in the table."""
+    return max((key for key in table if f"{module}.".startswith(f"{key}.")), key=len, default=None)
+
+
+def violations(listed: list[tuple[str, Path]]) -> list[str]:
+    """`a imports b` for every import that the plan has no line for."""
+    wrong = []
+    for module, path in listed:
+        owner = owner_of(module, MAY_IMPORT)
+        allowed = (MAY_IMPORT[owner] if owner else set()) | set(sys.stdlib_module_names)
+        wrong += [f"{module} imports {name}" for name in imported_names(path) if not _allowed(name, allowed)]
+    return wrong
+
+
+def _allowed(name: str, allowed: set[str]) -> bool:
+    """A plain entry allows all below it, `=name` that name alone."""
+    return f"={name}" in allowed or any(f"{name}.".startswith(f"{prefix}.") for prefix in allowed)
+
+
+def test_every_import_points_down_the_stream() -> None:
+    wrong = violations(modules())
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("streamer.session", "import torch"),
+        ("streamer.engine.scheduler", "def late():\n    from streamer.session import Session"),
+        ("models.config", "import numpy"),
+        ("clients.client", "from streamer.server import serve"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path: Path, module: str, line: str) -> None:
+    planted = tmp_path / "planted.py"
+    planted.write_text(line, "utf-8")
+    assert len(violations([(module, planted)])) == 1
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["streamer.cli", "streamer.server", "streamer.backends.ort", "clients.client", "streamer.commands.listening"],
+)
+def test_the_daemon_and_its_tools_import_without_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_help_is_quick_because_it_imports_no_package_of_others() -> None:
+    code = "import sys, streamer.cli as c; c.parser(); sys.exit(len({'numpy', 'rich', 'aiohttp'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_time_is_an_argument_outside_the_shells() -> None:
+    clocks = ("monotonic", "perf_counter", "time.time(")
+    wrong = [
+        f"{module}: {clock}"
+        for module, path in modules()
+        if module.startswith("streamer") and owner_of(module, CLOCKS) is None
+        for clock in clocks
+        if clock in path.read_text("utf-8")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_file_is_longer_than_a_person_reads_at_once() -> None:
+    paths = [path for top in (*TOPS, "tests") for path in (ROOT / top).rglob("*.py")]
+    long = {
+        str(path.relative_to(ROOT)): n
+        for path in paths
+        if (n := len(path.read_text("utf-8").splitlines())) > MOST_LINES
+    }
+    assert not long, long
+
+
+def test_every_file_begins_with_what_it_owns() -> None:
+    silent = [
+        module
+        for module, path in modules()
+        if path.read_text("utf-8").strip() and not ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    ]
+    assert not silent, silent
