@@ -62,7 +62,7 @@ class Model:
     path: str = option("", "model folder or .nemo file; empty is the model that ships")
     backend: str = option("ort", "what runs the model: ort, pytorch or fake", among=("ort", "pytorch", "fake"))
     latency_ms: int = option(
-        560, "latency of a stream that asks for none, one of the model's, milliseconds", least=80, most=60_000
+        0, "latency of a stream that asks for none, milliseconds; 0 is 560 where the model has it", least=0, most=60_000
     )
     language: str = option("", "language of a stream that asks for none; empty is the model's own choice")
     threads: int = option(0, "threads of one step; 0 is one for every processor", least=0, most=256)

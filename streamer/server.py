@@ -1,0 +1,361 @@
+"""The daemon: sockets, tasks, timeouts, signals. Glue only; what is said and decided lives in the modules below it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from models.config import ConfigError, ModelConfig
+from streamer import auth, logs
+from streamer.backends import load_backend
+from streamer.backends.base import Backend
+from streamer.config import Config, Model
+from streamer.connection import HARD_LIMIT, Connection, House
+from streamer.engine.loop import Engine, EngineSettings, Full, Result, Step
+from streamer.errors import Refusal
+from streamer.guard import Guard
+from streamer.metrics import CONTENT_TYPE, Metrics
+from streamer.protocols.events import Endpointing, Error
+from streamer.protocols.native import Native, Offer, parse_query
+from streamer.session import Session, SessionSettings
+
+log = logging.getLogger(__name__)
+
+EXIT_STOPPED, EXIT_DEAD = 0, 1
+TICK_S = 0.1  # how often sessions learn that time passed
+CLOSE_S = 5.0  # a client has this long to answer our close frame
+DRAIN_S = 0.2  # after SIGTERM: audio that is in our sockets already is still heard
+LAST_SHARE = 0.8  # of shutdown_s: streams that are not done by then end with what was heard
+PREFERRED_LATENCY_MS = 560
+ECHO_S = 0.5  # process managers signal a process and its group: that is one signal, not two
+SEND_BUFFER_BYTES = 1 << 16  # of the kernel: more would only hide a slow reader
+
+
+class Daemon:
+    """One backend behind one port. `start`, then `run` until it is told to stop."""
+
+    def __init__(self, config: Config, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config, self.backend, self.clock = config, backend, clock
+        settings = EngineSettings(
+            budget_s=config.engine.budget_ms / 1000,
+            max_load=config.engine.max_load,
+            capacity_file=config.engine.capacity_file,
+        )
+        self.connections: dict[str, Connection] = {}
+        self.metrics = Metrics(lambda: len(self.connections))
+        self.engine = Engine(backend, settings, self._from_engine, self._count, clock)
+        self.offer = offer(config, backend.config)
+        self.port = 0
+        self._house = House(self.engine, self.metrics, config.server, clock)
+        self._settings = session_settings(config)
+        self._door = door(config)
+        self._guard = Guard(config.server.handshake_s)
+        self._stop = asyncio.Event()
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Measure the engine, open the port, say where."""
+        self._loop = asyncio.get_running_loop()
+        tls = _tls(self.config)
+        _warn_if_open(self.config)
+        await asyncio.to_thread(self.engine.start)
+        app = web.Application(middlewares=[self._guard.middleware])
+        app.router.add_get("/v1/stream", self._stream)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=self.config.server.handshake_s)
+        await self._runner.setup()
+        assert self._runner.server is not None
+        host, port = self.config.server.host, self.config.server.port
+        factory = self._guard.factory(self._runner.server)
+        tls_s = self.config.server.handshake_s if tls else None
+        self._listener = await self._loop.create_server(factory, host, port, ssl=tls, ssl_handshake_timeout=tls_s)
+        self.port = self._listener.sockets[0].getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        log.info("listening on %s://%s:%d/v1/stream", "wss" if tls else "ws", shown, self.port)
+
+    async def run(self) -> int:
+        """Until SIGTERM, SIGINT or the engine's death; the exit code."""
+        with _signals(self._loop, self.stop):
+            while not self._stop.is_set():
+                self._tick()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), TICK_S)
+            return await self._end()
+
+    def stop(self) -> None:
+        """Finish what is in flight and end."""
+        self._stop.set()
+
+    # Ends.
+
+    async def _end(self) -> int:
+        """Stop accepting; a final for every stream; then the sockets, the engine, the backend."""
+        self._stopping = True
+        self._listener.close()
+        until = self.clock() + self.config.server.shutdown_s
+        log.info("stopping: %d streams to finish", len(self.connections))
+        if self.engine.failure is None:
+            await asyncio.sleep(DRAIN_S)
+            for connection in list(self.connections.values()):
+                connection.shutdown()
+            await self._gone((until - self.clock()) * LAST_SHARE)
+            for connection in list(self.connections.values()):
+                connection.fail("shutdown: got no end in time, expected it before the deadline")
+        await self._gone(until - self.clock())
+        if self._handlers:
+            log.warning("%d connections did not take their last words in time", len(self._handlers))
+        for handler in self._handlers:
+            handler.cancel()
+        await self._runner.cleanup()
+        ended = await asyncio.to_thread(self.engine.stop)
+        if ended:
+            self.backend.close()
+        log.info("stopped")
+        return EXIT_STOPPED if self.engine.failure is None else EXIT_DEAD
+
+    async def _gone(self, timeout_s: float) -> None:
+        """Until all connections have ended, or the time is over."""
+        until = self.clock() + timeout_s
+        while self._handlers and (left := until - self.clock()) > 0:
+            self._tick()
+            await asyncio.wait(self._handlers, timeout=min(left, TICK_S), return_when=asyncio.FIRST_COMPLETED)
+
+    # The engine.
+
+    def _from_engine(self, results: list[Result]) -> None:
+        """On the engine's thread: hand a tick's results to the event loop."""
+        with contextlib.suppress(RuntimeError):  # the event loop is closed already
+            self._loop.call_soon_threadsafe(self._deliver, results)
+
+    def _deliver(self, results: list[Result]) -> None:
+        for result in results:
+            if (connection := self.connections.get(result.stream_id)) is not None:
+                connection.hear(result)
+        if self.engine.failure is not None:
+            log.critical("the engine is dead: %s", self.engine.failure)
+            self._stop.set()
+
+    def _count(self, step: Step) -> None:
+        """On the engine's thread."""
+        chunk = str(step.chunk)
+        self.metrics.steps.labels(chunk).inc()
+        self.metrics.step.labels(chunk).observe(step.seconds)
+        self.metrics.rows.observe(len(step.waits_s))
+        for wait_s, late_s in zip(step.waits_s, step.late_s, strict=True):
+            self.metrics.wait.observe(wait_s)
+            self.metrics.late.observe(late_s)
+
+    def _tick(self) -> None:
+        now = self.clock()
+        for connection in list(self.connections.values()):
+            connection.tick(now)
+        longest = self.config.engine.step_timeout_s
+        if self.engine.failure is None and self.engine.stuck_seconds() > longest:
+            self.engine.die(f"a step took longer than {longest:g} s, expected an end")
+
+    # HTTP.
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        reason = self._no_room()
+        return web.Response(text=f"{reason or 'ready'}\n", status=503 if reason else 200)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    def _no_room(self) -> str | None:
+        if self._stopping:
+            return "the server stops"
+        return self.engine.room(self.backend.config.chunk_of(self.offer.latency_ms))
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        """The WebSocket: who may not come in learns it by HTTP, everything later by a message and a close code."""
+        if (closed := auth.refusal(request.headers, self._door)) is not None:
+            self.metrics.refusals.labels(closed.refusal.code).inc()
+            return web.Response(status=closed.status, text=f"{closed.refusal}\n")
+        limits = self.config.server
+        ws = web.WebSocketResponse(
+            protocols=(auth.SUBPROTOCOL,), heartbeat=limits.heartbeat_s, timeout=CLOSE_S, compress=False,
+            max_msg_size=limits.max_message_bytes * HARD_LIMIT,
+        )  # fmt: skip
+        if not ws.can_prepare(request):
+            return web.Response(status=426, text="request: expected a WebSocket\n", headers={"Upgrade": "websocket"})
+        await ws.prepare(request)
+        _small_send_buffer(request)
+        task = asyncio.current_task()
+        assert task is not None
+        self._handlers.add(task)
+        try:
+            await self._serve(ws, request)
+        finally:
+            self._handlers.discard(task)
+        return ws
+
+    async def _serve(self, ws: web.WebSocketResponse, request: web.Request) -> None:
+        session_id = uuid.uuid4().hex[:16]
+        try:
+            session = self._admit(request, session_id)
+        except (Refusal, ConfigError) as refusal:
+            code = getattr(refusal, "code", "bad_request")
+            return await self._refuse(ws, Error(code=code, message=str(refusal)), 1008)
+        except Full as full:
+            return await self._refuse(ws, Error(code="at_capacity", message=f"server: {full}"), 1013)
+        log.info("opened", extra={"session": session_id})
+        self.metrics.opened.inc()
+        connection = self.connections[session_id] = Connection(ws, request, session, self._house)
+        try:
+            await connection.run(session_id)
+        finally:
+            del self.connections[session_id]
+            log.info("ended after %.1f s of audio", session.audio_seconds, extra={"session": session_id})
+
+    def _admit(self, request: web.Request, session_id: str) -> Session:
+        """A session with its place in the engine, or the exception that says why not."""
+        opening = parse_query(list(request.query.items()), self.offer)
+        session = Session(opening, self.backend.config, self.backend.tokenizer, self._settings, self.clock())
+        if self._stopping:
+            raise Full("it stops, expected a running one")
+        self.engine.open(session_id, session.chunk, session.prompt)
+        return session
+
+    async def _refuse(self, ws: web.WebSocketResponse, error: Error, code: int) -> None:
+        self.metrics.refusals.labels(error.code).inc()
+        with contextlib.suppress(ConnectionError):
+            await ws.send_str(Native().send(error))
+        await ws.close(code=code, message=error.code.encode())
+
+
+def offer(config: Config, model: ModelConfig) -> Offer:
+    """What clients can ask of this model, and what they get when they ask for nothing."""
+    if not model.latencies_ms:
+        raise Refusal("model.path", model.name, "a streaming model: this one needs the whole recording")
+    latency_ms = config.model.latency_ms
+    if not latency_ms:
+        latency_ms = PREFERRED_LATENCY_MS if PREFERRED_LATENCY_MS in model.latencies_ms else model.latencies_ms[0]
+    if latency_ms not in model.latencies_ms:
+        named = ", ".join(map(str, sorted(model.latencies_ms)))
+        raise Refusal("model.latency_ms", latency_ms, f"one of the model's: {named}")
+    model.prompt_index(config.model.language or None)
+    endpoint = config.endpoint
+    return Offer(
+        latencies_ms=model.latencies_ms,
+        latency_ms=latency_ms,
+        languages=tuple(language for language, _ in model.prompts),
+        language=config.model.language or None,
+        endpointing=Endpointing(
+            enabled=endpoint.enabled, silence_ms=endpoint.silence_ms, start_ms=endpoint.start_ms, max_ms=endpoint.max_ms
+        ),
+    )
+
+
+def session_settings(config: Config) -> SessionSettings:
+    """The session's part of the options."""
+    own = config.session
+    return SessionSettings(
+        tail_ms=own.tail_ms, stall_ms=own.stall_ms, idle_s=own.idle_s, max_session_s=own.max_session_s
+    )
+
+
+def door(config: Config) -> auth.Door:
+    """Who may come in."""
+    server = config.server
+    return auth.Door(key=server.key, origins=server.origins, loopback=auth.is_loopback(server.host))
+
+
+def _warn_if_open(config: Config) -> None:
+    if not auth.is_loopback(config.server.host) and not config.server.key:
+        log.warning("SERVER.KEY IS EMPTY AND %s IS NOT LOOPBACK: ANYBODY WHO REACHES IT CAN USE IT", config.server.host)
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    server = config.server
+    if not server.tls_cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(server.tls_cert, server.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise Refusal("server.tls_cert", server.tls_cert, f"a PEM chain and its key ({error})") from None
+    return context
+
+
+def _small_send_buffer(request: web.Request) -> None:
+    transport = request.transport
+    if transport is not None and (raw := transport.get_extra_info("socket")) is not None:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+
+class _signals(contextlib.AbstractContextManager[None]):
+    """SIGTERM and SIGINT stop the daemon; a second one ends the process at once."""
+
+    KINDS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+        self._loop, self._stop = loop, stop
+        self._first: float | None = None
+
+    def __enter__(self) -> None:
+        for kind in self.KINDS:
+            with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):  # not the main thread
+                self._loop.add_signal_handler(kind, self._signalled, kind)
+
+    def __exit__(self, *_: object) -> None:
+        for kind in self.KINDS:
+            with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
+                self._loop.remove_signal_handler(kind)
+
+    def _signalled(self, kind: signal.Signals) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+            self._stop()
+        elif now - self._first > ECHO_S:
+            os._exit(128 + kind)
+
+
+def serve(config: Config) -> int:
+    """Run the daemon that the options describe; the process's exit code."""
+    logs.set_up(config.log.format, config.log.level)
+    backend = _backend(config)
+    runner: Callable[[Awaitable[int]], int] = _event_loop_runner()
+    return runner(_serve(config, backend))
+
+
+def _backend(config: Config) -> Backend:
+    model: Model = config.model
+    threads = model.threads or os.cpu_count() or 1
+    return load_backend(model.backend, model.path, config.engine.slots, threads)
+
+
+async def _serve(config: Config, backend: Backend) -> int:
+    daemon = Daemon(config, backend)
+    try:
+        await daemon.start()
+    except OSError as error:
+        where = f"{config.server.host}:{config.server.port}"
+        raise Refusal("server.port", where, f"a free port ({error.strerror or error})") from None
+    return await daemon.run()
+
+
+def _event_loop_runner() -> Callable[..., int]:
+    """uvloop's where it is installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.run
+    return uvloop.run
