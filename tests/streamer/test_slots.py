@@ -1,0 +1,65 @@
+"""Leases: one owner a slot, neighbours of one group, nothing for those who come late."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamer.engine.slots import Lease, Slots
+
+
+def test_a_lease_that_ended_cannot_touch_the_next_owner() -> None:
+    slots = Slots(1, spare=0)
+    first = slots.lease(7)
+    assert first is not None
+    slots.release(first)
+    second = slots.lease(7)
+    assert second is not None
+    assert first.slot == second.slot
+    assert not slots.holds(first)
+    slots.release(first)  # late, and without effect
+    assert slots.holds(second)
+    assert slots.lease(7) is None
+
+
+def test_the_last_slots_are_for_forks_alone() -> None:
+    slots = Slots(3, spare=1)
+    assert slots.lease(1) is not None
+    assert slots.lease(1) is not None
+    assert not slots.can_lease()
+    assert slots.lease(1) is None
+    assert slots.can_lease(spare=True)
+    assert slots.lease(1, spare=True) is not None
+    assert slots.lease(1, spare=True) is None
+
+
+def test_streams_of_one_group_are_neighbours() -> None:
+    slots = Slots(16, spare=0)
+    leases = [slots.lease(group) for _ in range(4) for group in (1, 7)]
+    for group in (1, 7):
+        own = sorted(lease.slot for lease in leases if lease and lease.group == group)
+        assert own == list(range(own[0], own[0] + 4)), f"group {group} has slots {own}"
+
+
+@given(st.lists(st.one_of(st.tuples(st.just("lease"), st.sampled_from([1, 2, 7]), st.booleans()),
+                          st.tuples(st.just("release"), st.integers(0, 30), st.booleans()))))
+def test_whatever_happens_no_slot_has_two_owners(story: list[tuple[str, int, bool]]) -> None:
+    slots = Slots(6, spare=2)
+    ever: list[Lease] = []
+    held: set[Lease] = set()
+    for verb, number, spare in story:
+        if verb == "lease":
+            asked = slots.can_lease(spare=spare)
+            lease = slots.lease(number, spare=spare)
+            assert (lease is not None) == asked
+            if lease is not None:
+                ever.append(lease)
+                held.add(lease)
+        elif ever:
+            lease = ever[number % len(ever)]
+            slots.release(lease)
+            held.discard(lease)
+        slots.check()
+        assert slots.free == 6 - len(held)
+        assert {lease for lease in ever if slots.holds(lease)} == held
+        assert len({lease.slot for lease in held}) == len(held)
