@@ -70,10 +70,9 @@ class Options:
 
     def query(self) -> str:
         """The options as the query of the connection's URL."""
-        values = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        if "latency_ms" in values:
-            values["latency"] = values.pop("latency_ms")
-        return urlencode({k: str(v).lower() if isinstance(v, bool) else v for k, v in values.items()})
+        wanted = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        names = {"latency_ms": "latency"}
+        return urlencode({names.get(k, k): str(v).lower() if isinstance(v, bool) else v for k, v in wanted.items()})
 
 
 class Client:

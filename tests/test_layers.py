@@ -102,7 +102,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"streamer.recordings", "streamer.transcriber", "streamer.backends", "streamer.decoding", "streamer.transcript"}
     | {"streamer.protocols.events", "models.config", "models.tokenizer", "numpy", "rich"},
     # The doors to what needs an extra or a client: opened inside the sub-command, never by `import streamer.cli`.
-    "streamer.commands.serve": COMMAND | {"streamer.config", "streamer.server"},
+    "streamer.commands.serve": COMMAND | {"streamer.config", "streamer.errors", "streamer.server"},
     "streamer.commands.models": COMMAND | {"models"},
     "streamer.commands.train": COMMAND | {"models.training"},
     "streamer.commands.stream": COMMAND | EVENTS | {"clients"},

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from streamer.commands import OK, command
+from streamer.commands import OK, USAGE, CommandError, command
 
 
 def add(commands: Any) -> None:
@@ -35,8 +35,12 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the options, find the model, serve until told to stop."""
     from streamer import config as options
+    from streamer.errors import Refusal
 
-    config = options.load(args.config, overrides=args.options)
+    try:
+        config = options.load(args.config, overrides=args.options)
+    except Refusal as refusal:
+        raise CommandError(str(refusal), USAGE) from None
     if args.print_config:
         print(options.render(config), end="")
         return OK

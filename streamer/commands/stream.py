@@ -60,9 +60,8 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            raise CommandError(
-                f"no daemon at {args.url} ({error.strerror or error}); start one: streamer serve"
-            ) from None
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise CommandError(f"no daemon at {args.url} ({reason}); start one: streamer serve") from None
     return code
 
 

@@ -1,0 +1,229 @@
+"""Claims about the Python client, against a real daemon on the toy backend."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from websockets.asyncio.server import ServerConnection, serve
+
+from clients.client import Client, ConnectionLost, Options, StreamError, parse, stream_url
+from clients.send import NotAudio, read, send
+from streamer.protocols.events import Closed, Final, Partial, Ready
+from tests.served import served
+
+RATE = 16000
+
+
+def loud(seconds: float, level: float = 0.2) -> bytes:
+    """A tone that the toy hears as one letter after the other."""
+    tone = level * np.sin(2 * np.pi * 440 * np.arange(int(seconds * RATE)) / RATE)
+    return (32767 * tone).astype("<i2").tobytes()
+
+
+def quiet(seconds: float) -> bytes:
+    return bytes(2 * int(seconds * RATE))
+
+
+async def finals_of(client: Client) -> list[Final]:
+    return [event async for event in client if isinstance(event, Final)]
+
+
+async def test_everything_that_was_sent_is_final_when_close_returns() -> None:
+    async with served() as url, Client(url, Options(latency_ms=80)) as client:
+        await client.send(loud(1.0))
+        closed = await client.close()
+        finals = await finals_of(client)
+    assert closed == Closed(audio_seconds=1.0)
+    assert finals[-1].reason == "close"
+    assert finals[-1].words
+
+
+async def test_odd_pieces_give_the_same_finals_as_one_piece() -> None:
+    pcm = loud(0.5) + quiet(0.4) + loud(0.3, 0.5)
+    heard = []
+    async with served() as url:
+        for size in (len(pcm), 37):
+            async with Client(url) as client:
+                for at in range(0, len(pcm), size):
+                    await client.send(pcm[at : at + size])
+                await client.close()
+                heard.append(await finals_of(client))
+    assert heard[0] == heard[1]
+    assert len(heard[0][0].words) == 2
+
+
+async def test_finalize_answers_with_what_was_said_so_far_and_the_stream_goes_on() -> None:
+    async with served() as url, Client(url, Options(latency_ms=80)) as client:
+        await client.send(loud(0.4) + quiet(0.2))
+        first = await client.finalize()
+        await client.send(loud(0.4))
+        second = await client.finalize()
+        await client.close()
+    assert first.reason == second.reason == "finalize"
+    assert first.text
+    assert second.text
+    assert second.start >= first.end
+
+
+async def test_finalize_is_answered_without_any_words() -> None:
+    async with served() as url, Client(url) as client:
+        assert (await client.finalize()).text == ""
+
+
+async def test_partials_come_before_the_final_and_can_be_switched_off() -> None:
+    seen = {}
+    async with served() as url:
+        for interim in (True, False):
+            async with Client(url, Options(latency_ms=80, interim=interim)) as client:
+                await client.send(loud(1.0))
+                await client.finalize()
+                await client.close()
+                seen[interim] = [type(event) async for event in client]
+    assert seen[True][0] is Partial
+    assert Partial not in seen[False]
+
+
+async def test_an_unread_partial_is_replaced_by_the_next_one() -> None:
+    async with served() as url, Client(url, Options(latency_ms=80)) as client:
+        for _ in range(20):
+            await client.send(loud(0.08))
+            await asyncio.sleep(0.01)
+        await client.close()
+        events = [event async for event in client]
+    assert [type(event) for event in events] in ([Final, Closed], [Partial, Final, Closed])
+
+
+async def test_configure_changes_endpointing_underway() -> None:
+    async with served() as url, Client(url, Options(latency_ms=80, endpointing=False)) as client:
+        await client.configure(endpointing=True, endpoint_silence_ms=160)
+        await client.keepalive()
+        await client.send(loud(0.4) + quiet(1.0))
+        await client.close()
+        reasons = [final.reason for final in await finals_of(client)]
+    assert reasons[0] == "endpoint"
+
+
+async def test_a_refused_stream_raises_the_servers_own_sentence() -> None:
+    async with served() as url:
+        with pytest.raises(StreamError, match="latency=333: expected one of the model's") as refused:
+            await Client(url, Options(latency_ms=333)).connect()
+    assert refused.value.code == "bad_request"
+
+
+async def test_the_key_travels_as_a_header() -> None:
+    async with served("server.key=open-sesame") as url:
+        async with Client(url, key="open-sesame") as client:
+            assert isinstance(client.ready, Ready)
+        for key in (None, "wrong"):
+            with pytest.raises(StreamError) as refused:
+                await Client(url, key=key).connect()
+            assert refused.value.code == "unauthorized"
+
+
+async def test_a_full_server_says_so() -> None:
+    async with served(slots=2) as url, Client(url):
+        with pytest.raises(StreamError) as refused:
+            for _ in range(3):
+                await Client(url).connect()
+    assert refused.value.code == "at_capacity"
+
+
+async def test_no_server_is_an_os_error() -> None:
+    with pytest.raises(OSError, match="1"):
+        await Client("ws://127.0.0.1:1").connect()
+
+
+async def scripted(
+    handler: Callable[[ServerConnection], Awaitable[None]], talk: Callable[[Client], Awaitable[None]]
+) -> None:
+    """A client against a server that says what the test says."""
+    async with serve(handler, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        client = Client(f"ws://127.0.0.1:{port}")
+        await client.connect()
+        await talk(client)
+        await client.abort()
+
+
+READY = json.dumps({"type": "ready", "session_id": "s", "model": "m", "latency_ms": 80, "sample_rate": 16000})
+
+
+async def test_a_connection_that_ends_before_its_stream_is_an_error_everywhere() -> None:
+    async def hang_up(socket: ServerConnection) -> None:
+        await socket.send(READY)
+        await socket.recv()
+        await socket.close(1011, "gone")
+
+    async def talk(client: Client) -> None:
+        waiting = asyncio.create_task(client.finalize())
+        with pytest.raises(ConnectionLost, match="1011 gone"):
+            await waiting
+        with pytest.raises(ConnectionLost):
+            await anext(client)
+        with pytest.raises(ConnectionLost):
+            await client.close()
+
+    await scripted(hang_up, talk)
+
+
+async def test_messages_and_fields_of_a_later_server_are_passed_over() -> None:
+    async def newer(socket: ServerConnection) -> None:
+        await socket.send(READY)
+        await socket.send(json.dumps({"type": "speaker", "name": "a"}))
+        await socket.send(json.dumps({"type": "closed", "audio_seconds": 1.5, "extra": 1}))
+
+    async def talk(client: Client) -> None:
+        assert [event async for event in client] == [Closed(audio_seconds=1.5)]
+
+    await scripted(newer, talk)
+
+
+def test_urls_are_completed() -> None:
+    options = Options(latency_ms=160, interim=False)
+    assert stream_url("http://h:1", options) == "ws://h:1/v1/stream?latency=160&interim=false"
+    assert stream_url("h:1", Options()) == "ws://h:1/v1/stream"
+    assert stream_url("wss://h/speech?a=1", options) == "wss://h/speech?a=1&latency=160&interim=false"
+    with pytest.raises(StreamError, match="expected ws://HOST:PORT"):
+        stream_url("ftp://h", options)
+
+
+def test_an_unknown_message_is_nothing() -> None:
+    assert parse('{"type": "weather"}') is None
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2), (96000, 1), (8000, 10)])
+async def test_a_file_is_sent_whole_whatever_its_format(tmp_path: Path, rate: int, channels: int) -> None:
+    file = tmp_path / "tone.wav"
+    soundfile.write(file, np.full((rate // 2, channels), 0.1, np.float32), rate)
+    recording = read(file)
+    options = Options(sample_rate=recording.rate, encoding=recording.encoding, channels=recording.channels)
+    async with served() as url, Client(url, options) as client:
+        await send(client, recording, fast=True)
+        closed = await client.close()
+    assert closed.audio_seconds == pytest.approx(0.5, abs=0.001)
+
+
+async def test_a_file_at_real_time_takes_as_long_as_it_lasts(tmp_path: Path) -> None:
+    file = tmp_path / "tone.wav"
+    soundfile.write(file, np.full(RATE // 2, 0.1, np.float32), RATE)
+    loop = asyncio.get_running_loop()
+    async with served() as url, Client(url, Options(encoding="pcm_f32le")) as client:
+        began = loop.time()
+        await send(client, read(file))
+        took = loop.time() - began
+    assert 0.5 <= took < 5
+
+
+@pytest.mark.parametrize("content", [None, b"this is no sound"])
+def test_what_cannot_be_sent_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "talk.wav"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(NotAudio, match=r"talk\.wav: (no such file|not audio)"):
+        read(file)
