@@ -20,6 +20,7 @@ Pcm = NDArray[np.float32]
 
 # A client whose clock runs a little fast is still in real time; one that sends a file as fast as it can is not.
 PACE = 0.9  # seconds of wall time that a second of audio is worth
+BURST_S = 1.0  # audio may come in pieces as long as this and still be in real time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,19 +110,14 @@ class Stream:
 
     def due(self) -> float:
         """When a real-time client would have sent the next chunk; later than now for one that sends ahead."""
-        arrived = self.arrived()
-        if self._paced is None:
-            return arrived
-        position, time = self._paced
-        ahead = max(0, min(self._chunk_end(), self.spoken) - position)
-        return max(arrived, time + PACE * ahead / SAMPLE_RATE)
+        return max(self.arrived(), self._pace())
 
     def take(self) -> tuple[Pcm, bool]:
         """The next chunk's samples, and whether they are the last."""
         assert self.ready, f"stream {self.key}: got {self.waiting} samples, expected {self.needed}"
         end = self._chunk_end()
         last = self.waiting < self.needed
-        self._paced = (min(end, self.spoken), self.due())
+        self._paced = (min(end, self.spoken), self._pace())
         pcm = self._cut(end - self.taken)
         self.taken, self.chunks = end, self.chunks + 1
         while self._arrivals and self._arrivals[0][0] <= self.taken and not (self.closing and len(self._arrivals) == 1):
@@ -139,6 +135,14 @@ class Stream:
         copy.finish(order.pcm, now)
         self.fork = copy
         return copy
+
+    def _pace(self) -> float:
+        """A leaky bucket: the time that real time grants the next chunk, BURST_S before it if the client was slow."""
+        earliest = self.arrived() - BURST_S
+        if self._paced is None:
+            return earliest
+        position, time = self._paced
+        return max(earliest, time + PACE * max(0, min(self._chunk_end(), self.spoken) - position) / SAMPLE_RATE)
 
     def _chunk_end(self) -> int:
         return self.taken + min(self.needed, self.waiting)

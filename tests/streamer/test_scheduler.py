@@ -1,0 +1,272 @@
+"""Hours of load on a clock that is a number: who is late, and who never is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.config import FRAME_S, SAMPLE_RATE
+from streamer.backends.base import samples_needed
+from streamer.backends.fake import FakeBackend
+from streamer.engine.capacity import Costs, measured, refusal
+from streamer.engine.scheduler import Batch, Machine, plan
+from streamer.engine.slots import Lease
+from streamer.engine.stream import BURST_S, Ready, Stream
+
+BUDGET_S = 0.25
+
+
+def step_s(chunk: int, rows: int) -> float:
+    """A step as on a small CPU: a part for the weights, a part for every row's frames."""
+    return 0.004 + 0.0006 * chunk * rows if rows else 0.0
+
+
+LISTS = Machine(step_s, BUDGET_S, contiguous=False)
+RANGES = Machine(step_s, BUDGET_S, contiguous=True)
+
+
+def row(slot: int, due: float = 0.0, chunk: int = 7, *, closing: bool = False) -> Ready:
+    return Ready(slot, chunk, due, closing)
+
+
+def slots(batch: Batch) -> list[int]:
+    return [ready.slot for ready in batch.rows]
+
+
+def test_nothing_waits_nothing_is_planned() -> None:
+    assert plan(0.0, [], LISTS) == []
+
+
+def test_rows_of_one_chunk_length_go_together() -> None:
+    batches = plan(1.0, [row(0, chunk=1), row(1), row(2, chunk=1), row(3)], LISTS)
+    assert sorted((batch.chunk, slots(batch)) for batch in batches) == [(1, [0, 2]), (7, [1, 3])]
+
+
+def test_the_earliest_goes_first() -> None:
+    assert [slots(b) for b in plan(9.0, [row(0, 3.0, 7), row(1, 1.0, 1), row(2, 2.0, 2)], LISTS)] == [[1], [2], [0]]
+
+
+def test_what_somebody_waits_for_goes_before_all() -> None:
+    batches = plan(9.0, [row(0, 1.0, 1), row(1, 8.0, 7, closing=True), row(2, 2.0, 7)], LISTS)
+    assert [slots(batch) for batch in batches] == [[1, 2], [0]]
+
+
+def test_a_stream_ahead_of_time_never_shares_a_batch_with_one_on_time() -> None:
+    batches = plan(5.0, [row(0, 60.0, closing=True), row(1, 5.0), row(2, 6.0)], LISTS)
+    assert [(sorted(slots(batch)), batch.ahead) for batch in batches] == [([1], False), ([0, 2], True)]
+
+
+def test_steps_of_streams_ahead_are_short() -> None:
+    for batch in plan(0.0, [row(slot, 10.0) for slot in range(64)], LISTS):
+        assert step_s(7, len(batch.rows)) <= BUDGET_S / 4
+
+
+def test_no_step_is_longer_than_the_budget() -> None:
+    for machine in (LISTS, RANGES):
+        for batch in plan(0.0, [row(slot, 0.0, 14) for slot in range(64)], machine):
+            assert step_s(14, len(batch.rows)) <= BUDGET_S
+
+
+def test_a_range_bridges_a_gap_that_costs_less_than_a_step_of_its_own() -> None:
+    ready = [row(slot, chunk=1) for slot in (0, 1, 3, 20)]
+    assert sorted(slots(batch) for batch in plan(1.0, ready, RANGES)) == [[0, 1, 3], [20]]
+
+
+@given(st.lists(st.tuples(st.floats(0, 10), st.sampled_from([1, 2, 7, 14]), st.booleans()), max_size=40), st.booleans())
+def test_every_row_is_planned_once(waiting: list[tuple[float, int, bool]], contiguous: bool) -> None:
+    rows = [row(slot, due, chunk, closing=closing) for slot, (due, chunk, closing) in enumerate(waiting)]
+    batches = plan(5.0, rows, dataclasses.replace(LISTS, contiguous=contiguous))
+    assert sorted(slot for batch in batches for slot in slots(batch)) == list(range(len(rows)))
+    assert all(ready.chunk == batch.chunk for batch in batches for ready in batch.rows)
+    assert all((ready.due > 5.0) == batch.ahead for batch in batches for ready in batch.rows)
+
+
+# A simulated server: streams that speak in real time, streams that send a file at once, one engine.
+
+
+class Simulation:
+    """Real Stream records and the real plan; only the engine's time is arithmetic."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.now, self.busy_s = machine, 0.0, 0.0
+        self.streams: dict[int, Stream] = {}
+        self.late: dict[int, list[float]] = {}
+        self.events: list[tuple[float, int, int]] = []  # time, slot, samples
+
+    def add(self, slot: int, chunk: int) -> None:
+        self.streams[slot] = Stream(str(slot), chunk, None, Lease(slot, 1, chunk))
+        self.late[slot] = []
+
+    def talk(self, slot: int, start_s: float, seconds: float, piece_s: float = 0.1) -> None:
+        pieces = int(seconds / piece_s)
+        self.events += [(start_s + piece_s * (i + 1), slot, round(piece_s * SAMPLE_RATE)) for i in range(pieces)]
+
+    def upload(self, slot: int, start_s: float, seconds: float) -> None:
+        self.events.append((start_s, slot, round(seconds * SAMPLE_RATE)))
+
+    def run(self) -> None:
+        """Until everything has been heard."""
+        events = sorted(self.events, reverse=True)
+        while True:
+            while events and events[-1][0] <= self.now:
+                time, slot, samples = events.pop()
+                self.streams[slot].feed(np.zeros(samples, np.float32), time)
+            ready = [Ready(slot, s.chunk, s.due(), s.closing) for slot, s in self.streams.items() if s.ready]
+            if ready:
+                self.step(plan(self.now, ready, self.machine)[0])
+            elif events:
+                self.now = events[-1][0]
+            else:
+                return
+
+    def step(self, batch: Batch) -> None:
+        span = batch.rows[-1].slot - batch.rows[0].slot + 1 if self.machine.contiguous else len(batch.rows)
+        cost = self.machine.cost(batch.chunk, span)
+        for ready in batch.rows:
+            stream = self.streams[ready.slot]
+            arrived = stream.arrived()
+            stream.take()
+            self.late[ready.slot].append(self.now + cost - arrived)
+        self.now += cost
+        self.busy_s += cost
+
+
+def admitted(chunk: int, max_load: float = 0.85) -> int:
+    """Streams of one latency that admission lets in."""
+    costs = Costs({chunk: tuple((rows, step_s(chunk, rows)) for rows in (1, 2, 4, 8, 16, 32, 64, 128))})
+    count = 0
+    while refusal({chunk: count} if count else {}, chunk, costs, max_load) is None:
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("chunk", [1, 7])
+@pytest.mark.parametrize("machine", [LISTS, RANGES], ids=["lists", "ranges"])
+def test_a_full_house_in_real_time_stays_within_its_budget(chunk: int, machine: Machine) -> None:
+    rng = random.Random(chunk)
+    house = Simulation(machine)
+    for slot in range(count := min(admitted(chunk, 0.6), 64)):
+        house.add(slot, chunk)
+        house.talk(slot, rng.uniform(0, 2.0), 60.0)
+    house.run()
+    worst = max(max(late) for late in house.late.values())
+    assert worst <= BUDGET_S + step_s(chunk, count), f"{count} streams of chunk {chunk}: {worst:.3f} s late"
+
+
+def test_an_hour_of_uploads_never_delays_those_who_speak_now() -> None:
+    quiet, busy = Simulation(LISTS), Simulation(LISTS)
+    for house in (quiet, busy):
+        for slot in range(6):
+            house.add(slot, 7)
+            house.talk(slot, 0.13 * slot, 120.0)
+    for slot in range(6, 12):
+        busy.add(slot, 7)
+        busy.upload(slot, 1.0 + slot, 600.0)
+    quiet.run()
+    busy.run()
+    for slot in range(6):
+        longest_step = BUDGET_S / 4
+        assert max(busy.late[slot]) <= max(quiet.late[slot]) + longest_step, f"slot {slot}"
+    chunks = (600 * SAMPLE_RATE + 1080) // (7 * 1280)
+    assert [len(busy.late[slot]) for slot in range(6, 12)] == [chunks] * 6, "an upload was not heard to its end"
+
+
+def test_an_upload_alone_uses_all_the_time_there_is() -> None:
+    house = Simulation(LISTS)
+    house.add(0, 7)
+    house.upload(0, 0.0, 600.0)
+    house.run()
+    chunks = (600 * SAMPLE_RATE + 1080) // (7 * 1280)
+    assert house.now == pytest.approx(chunks * step_s(7, 1)), "the engine idled although audio waited"
+
+
+@pytest.mark.parametrize("piece_s", [0.02, 0.1, 0.9])
+def test_a_client_whose_clock_is_fast_stays_on_time(piece_s: float) -> None:
+    stream = Stream("fast", 1, None, Lease(0, 1, 1))
+    for piece in range(int(1200 / piece_s)):  # twenty minutes, each piece a thousandth early
+        now = piece * piece_s * 0.999
+        stream.feed(np.zeros(round(piece_s * SAMPLE_RATE), np.float32), now)
+        while stream.ready:
+            assert stream.due() <= now + 1e-6, f"ahead after {now:.0f} s"
+            stream.take()
+
+
+def test_a_file_sent_at_once_is_due_as_fast_as_it_would_have_been_spoken() -> None:
+    stream = Stream("file", 7, None, Lease(0, 1, 7))
+    stream.feed(np.zeros(60 * SAMPLE_RATE, np.float32), 0.0)
+    dues = []
+    while stream.ready:
+        dues.append(stream.due())
+        stream.take()
+    assert dues[0] == 0.0
+    assert dues[-1] == pytest.approx(0.9 * (len(dues) - 1) * 7 * FRAME_S - BURST_S, rel=0.01)
+
+
+def test_the_silence_of_a_finalize_is_owed_at_once() -> None:
+    stream = Stream("end", 1, None, Lease(0, 1, 1))
+    stream.feed(np.zeros(SAMPLE_RATE, np.float32), 100.0)
+    while stream.ready:
+        stream.take()
+    stream.finish(np.zeros(SAMPLE_RATE, np.float32), 101.0)
+    while True:
+        assert stream.due() <= 101.0
+        if stream.take()[1]:
+            break
+
+
+@given(st.lists(st.integers(0, 20_000), min_size=1, max_size=30), st.sampled_from([1, 2, 7, 14]))
+def test_chunks_are_the_stream_cut_at_the_fixed_places_whatever_the_pieces(pieces: list[int], chunk: int) -> None:
+    whole = np.arange(sum(pieces), dtype=np.float32)
+    stream = Stream("cut", chunk, None, Lease(0, 1, chunk))
+    chunks: list[np.ndarray] = []
+    at = 0
+    for size in pieces:
+        stream.feed(whole[at : at + size], float(at))
+        at += size
+        while stream.ready:
+            pcm, last = stream.take()
+            assert not last
+            assert len(pcm) == samples_needed(len(chunks), chunk)
+            chunks.append(pcm)
+    stream.finish(np.zeros(0, np.float32), float(at))
+    pcm, last = stream.take()
+    assert last
+    assert np.array_equal(np.concatenate([*chunks, pcm]), whole)
+
+
+# Admission.
+
+
+def test_a_stream_that_would_not_fit_is_refused_in_words() -> None:
+    costs = Costs({7: ((1, 0.1), (8, 0.4))})
+    assert refusal({}, 7, costs, 0.85) is None
+    words = refusal({7: 8}, 7, costs, 0.7)
+    assert words is not None
+    assert words == "8 streams are heard now and one more would take 80% of the time, expected at most 70%"
+
+
+def test_costs_lie_on_lines_between_and_beyond_what_was_measured() -> None:
+    costs = Costs({1: ((1, 0.1), (3, 0.2))})
+    assert [costs.seconds(1, rows) for rows in (0, 1, 2, 3, 6)] == pytest.approx([0.0, 0.1, 0.15, 0.2, 0.4])
+    with pytest.raises(ValueError, match="growing rows"):
+        Costs({1: ((2, 0.1),)})
+
+
+def test_what_was_measured_is_kept_and_a_broken_file_is_measured_again(tmp_path: Path) -> None:
+    file = tmp_path / "capacity.json"
+    ticks = iter(range(100_000))
+    first = measured(FakeBackend(4), (1, 7), lambda: next(ticks) * 0.001, str(file))
+    assert json.loads(file.read_text())
+    backend = FakeBackend(4)
+    assert measured(backend, (1, 7), lambda: 0.0, str(file)) == first
+    assert backend.launches == 0
+    file.write_text("{broken")
+    assert measured(backend, (1, 7), lambda: next(ticks) * 0.001, str(file)).points.keys() == {1, 7}
+    assert backend.launches > 0
