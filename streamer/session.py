@@ -169,10 +169,10 @@ class Session:
         self._last_heard = now
         if heard.mark is not None:
             return self._heard_fork(heard)
+        actions = self._finals(self._transcript.hear(heard.tokens, heard.frames), "endpoint")
         if heard.finished:
             assert self._ending is not None, "heard.finished: got it before Finish, expected it after"
-            return self._finished(self._transcript.finish(heard.tokens, self._fed))
-        actions = self._finals(self._transcript.hear(heard.tokens, heard.frames), "endpoint")
+            return actions + self._finished()
         if self._interim and heard.tokens:
             actions += self._partial()
         return actions
@@ -184,7 +184,7 @@ class Session:
             return []
         if self._ending is not None:
             if now - max(self._ending.since, self._last_heard) >= settings.finish_s:
-                return self.failed("internal", f"engine: got nothing for {settings.finish_s:g} s, expected the end", now)
+                return self.failed("internal", f"engine: silent for {settings.finish_s:g} s, expected the end", now)
             return []
         longest = max(now - self._began, self.audio_seconds)
         if longest >= settings.max_session_s:
@@ -210,7 +210,7 @@ class Session:
         self._forks.clear()
         self._waiting = 0
         error: list[Action] = [Say(event=Error(code=code, message=message))]
-        return error + self._finished([self._transcript.cut(self._fed)])
+        return error + self._finished()
 
     # What the client says.
 
@@ -280,17 +280,16 @@ class Session:
                 self._ending = dataclasses.replace(ending, reason="error", code=1003,
                                                    error=Error(code=refusal.code, message=str(refusal)))
         self._fed += rest.size
+        self._transcript.end(self._fed)
         return [Finish(pcm=np.concatenate([rest, self._silence()]))]
 
-    def _finished(self, segments: Sequence[Segment]) -> list[Action]:
+    def _finished(self) -> list[Action]:
         """The stream's last words; finalizes that still wait are answered before its last final."""
         assert self._ending is not None
-        actions = self._finals(segments[:-1], "endpoint")
-        last = segments[-1]
-        for _ in range(self._waiting + sum(asked.answers for asked in self._forks.values())):
-            actions += self._finals([last], "finalize")
-            last = self._transcript.cut(self._fed)
-        actions += self._finals([last], self._ending.reason)
+        waiting = self._waiting + sum(asked.answers for asked in self._forks.values())
+        actions: list[Action] = []
+        for reason in ["finalize"] * waiting + [self._ending.reason]:
+            actions += self._finals([self._transcript.cut(self._fed)], reason)
         if self._ending.error is not None:
             actions.append(Say(event=self._ending.error))
         self._done = True

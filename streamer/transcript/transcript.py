@@ -32,7 +32,7 @@ class Transcript:
         self._clock = Clock()
         self._echoes = Echoes()
         self._frames = 0
-        self._audio_s = math.inf  # where the audio ends, once that is known
+        self._audio_s = self._audio_frames = math.inf  # where the audio ends, once that is known
 
     @property
     def pending(self) -> bool:
@@ -48,19 +48,13 @@ class Transcript:
         segments += self._frames_done(frames)
         return segments
 
-    def finish(self, tokens: Sequence[Token], samples: int) -> list[Segment]:
-        """The stream heard its last sample, and silence; -> what ended by itself, then the rest, words or not.
+    def end(self, samples: int) -> None:
+        """The audio ends here; what is heard from now on may be silence of our own.
 
-        Tokens that the silence brought out belong to the audio, but silence that was never sent ends no segment.
+        Tokens that the silence brings out belong to the audio, but silence that was never sent ends no segment.
         """
         self._audio_s = samples / SAMPLE_RATE
-        audio_frames = -(-samples // FRAME_SAMPLES)
-        in_audio = [token for token in tokens if token.frame < audio_frames]
-        segments = self.hear(in_audio, audio_frames)
-        for token in tokens[len(in_audio) :]:
-            if not self._echoes.repeats(token):
-                self._utterance.add(token)
-        return [*segments, self.cut(samples)]
+        self._audio_frames = -(-samples // FRAME_SAMPLES)
 
     def fork(self, tokens: Sequence[Token], frames: int, samples: int) -> Segment:
         """A fork heard the audio up to `samples` and silence: everything is final, words or not."""
@@ -84,7 +78,8 @@ class Transcript:
         self._utterance.add(token)
         if self._speller.visible(token):
             self._clock.spoke = token.frame
-        if token.id in self._eou_ids and self.rules.enabled and self.pending:
+        eou = token.id in self._eou_ids and token.frame < self._audio_frames
+        if eou and self.rules.enabled and self.pending:
             self._clock.restart(token.frame)
             return [self._utterance.cut(self._heard_s(token.frame))]
         return []
@@ -94,6 +89,8 @@ class Transcript:
         segments: list[Segment] = []
         for frame in range(self._frames, frames):
             self._frames = frame + 1
+            if frame >= self._audio_frames:
+                continue
             segments += self._cut(self._clock.cut(self.rules, frame, self._utterance.words), frame)
         return segments
 

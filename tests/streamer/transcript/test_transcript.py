@@ -62,14 +62,12 @@ def test_silence_without_speech_says_nothing() -> None:
 
 def test_the_silence_that_a_close_adds_ends_no_segment_and_its_tokens_are_said() -> None:
     one = transcript()
-    segments = one.finish([token("\u2581v1", 2), token("a", 20), token("<EOU>", 21)], samples=3 * 1280)
-    assert texts(segments) == ["v1a"]
-    assert segments[0].end_s <= 0.24
-
-
-def test_a_close_always_ends_with_one_segment_words_or_not() -> None:
-    one = transcript()
-    assert texts(one.finish([token("\u2581v1", 0)], samples=20 * 1280)) == ["v1", ""]
+    one.end(samples=3 * 1280)
+    assert one.hear([token("\u2581v1", 2)], 12) == []
+    assert one.hear([token("a", 20), token("<EOU>", 21)], 40) == []
+    last = one.cut(samples=3 * 1280)
+    assert texts([last]) == ["v1a"]
+    assert last.end_s <= 0.24
 
 
 def test_a_fork_s_tokens_are_final_and_the_stream_does_not_repeat_them() -> None:
@@ -97,7 +95,8 @@ def heard_in_chunks(one: Transcript, tokens: list[Token], frames: int, chunk: in
     for begin in range(0, frames // chunk * chunk, chunk):
         segments += one.hear([t for t in tokens if begin <= t.frame < begin + chunk], begin + chunk)
     rest = [t for t in tokens if t.frame >= frames // chunk * chunk]
-    return [*segments, *one.finish(rest, frames * 1280)]
+    one.end(frames * 1280)
+    return [*segments, *one.hear(rest, frames), one.cut(frames * 1280)]
 
 
 @given(streams, st.integers(1, 6), st.integers(1, 12), st.integers(1, 30))
