@@ -1,0 +1,165 @@
+"""A streaming model as a folder of ONNX files: encoder step, predictor, joint, and what a runtime must know of them.
+
+One step graph serves all latencies: batch and chunk are symbolic. Knows nothing of int8 beyond calling quantize.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxscript
+import torch
+from torch import nn
+
+from export.fuse import fuse
+from export.quantize import quantize_int8
+from export.step import JointStep, PredictorStep, Step, ring_write, step_inputs, step_names
+from models.config import ConfigError, ModelConfig
+from models.fingerprint import fingerprint
+from models.store import load
+from models.tokenizer import Tokenizer
+from models.transducer import Model
+
+OPSET = 24  # the first with TensorScatter
+IR_VERSION = 11  # what opset 24 belongs to
+PRECISIONS = ("fp32", "int8")
+FORMAT = 1
+MOST_INLINE_BYTES = 64 << 20  # larger weights lie beside the graph, where a runtime can map them
+_OPS = onnxscript.values.Opset("", OPSET)
+
+
+def export_model(model_path: str | Path, out: str | Path, precision: str = "fp32") -> Path:
+    """Load the model at `model_path` and write its ONNX folder to `out`; returns `out`."""
+    model, tokenizer = load(model_path)
+    return export(model, tokenizer, out, precision)
+
+
+def export(model: Model, tokenizer: Tokenizer, out: str | Path, precision: str = "fp32") -> Path:
+    """Write the ONNX folder of a loaded model; it appears at `out` whole or not at all."""
+    check_exportable(model.config, precision)
+    model = copy.deepcopy(model).eval().float().requires_grad_(False)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _write(model, tokenizer, work, precision)
+        _swap(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+def check_exportable(config: ModelConfig, precision: str) -> None:
+    """Refuse, in one sentence, what has no streaming step."""
+    if precision not in PRECISIONS:
+        raise ConfigError("precision", precision, "one of " + ", ".join(PRECISIONS))
+    if not config.streaming:
+        raise ConfigError(
+            "model", config.name, "a streaming model; this one hears whole files only (--latency offline)"
+        )
+    if len({left for left, _ in config.contexts}) > 1:
+        raise ConfigError("contexts", config.contexts, "one left context for all latencies")
+
+
+def _write(model: Model, tokenizer: Tokenizer, folder: Path, precision: str) -> None:
+    step = fuse(step_graph(model))
+    _save(quantize_int8(step) if precision == "int8" else step, folder / "step.onnx")
+    if model.config.transducer:
+        _save(predictor_graph(model), folder / "predictor.onnx")
+        _save(joint_graph(model), folder / "joint.onnx")
+    config = model.config
+    (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / tokenizer_file(config)).write_bytes(tokenizer.to_bytes())
+    buffers = model.preprocessor.featurizer
+    np.savez(folder / "features.npz", fb=buffers.fb[0].numpy(), window=buffers.window.numpy())
+    about = {"format": FORMAT, "precision": precision, "hash": fingerprint(model), "opset": OPSET}
+    about["chunks"] = sorted(config.chunks)
+    (folder / "artefact.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def tokenizer_file(config: ModelConfig) -> str:
+    """SentencePiece models keep their usual name; label lists are JSON."""
+    return "tokenizer.model" if config.tokenizer == "sentencepiece" else "tokenizer.json"
+
+
+def _swap(work: Path, out: Path) -> None:
+    """Put the finished folder at `out`; an older one there goes only after."""
+    os.chmod(work, 0o755)
+    old = work.with_name(work.name + ".old")
+    if out.exists():
+        os.replace(out, old)
+    os.replace(work, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _save(graph: onnx.ModelProto, path: Path) -> None:
+    graph.ir_version = IR_VERSION
+    onnx.save(
+        graph,
+        path,
+        save_as_external_data=graph.ByteSize() > MOST_INLINE_BYTES,
+        location=path.with_suffix(".weights").name,
+        size_threshold=4096,
+    )
+
+
+def step_graph(model: Model) -> onnx.ModelProto:
+    """The encoder step with batch and chunk symbolic; `prompt` is an input only where the model has prompts."""
+    config = model.config
+    batch, chunk = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("chunk", min=1, max=max(config.chunks))
+    rows, layers = {0: batch}, config.layers
+    inputs, outputs = step_names(config)
+    shapes = ({0: batch, 1: 8 * chunk}, (rows,) * 5, (rows,) * 3, [rows] * layers, [rows] * layers, [rows] * layers)
+    example = max(2, max(config.chunks))
+    if max(config.chunks) == 1:  # the exporter takes a size of 1 for a constant
+        shapes, example = ({0: batch}, *shapes[1:]), 1
+    graph = _to_onnx(Step(model), step_inputs(config, 3, example), shapes, inputs, outputs)
+    if not config.num_prompts:
+        unused = next(value for value in graph.graph.input if value.name == "prompt")
+        graph.graph.input.remove(unused)
+    return graph
+
+
+def predictor_graph(model: Model) -> onnx.ModelProto:
+    rows = {0: torch.export.Dim("rows", min=1, max=4096)}
+    h, c = (tensor.transpose(0, 1).contiguous() for tensor in model.start(3))
+    example = (torch.zeros(3, dtype=torch.int64), h, c)
+    return _to_onnx(PredictorStep(model), example, (rows,) * 3, ["label", "h", "c"], ["g", "new_h", "new_c"])
+
+
+def joint_graph(model: Model) -> onnx.ModelProto:
+    rows = {0: torch.export.Dim("rows", min=1, max=1 << 20)}
+    example = tuple(torch.zeros(3, model.config.joint_hidden) for _ in "fg")  # one tensor twice would be one input
+    return _to_onnx(JointStep(model), example, (rows,) * 2, ["f", "g"], ["logits"])
+
+
+def _ring_write(ring: Any, new: Any, at: Any) -> Any:
+    return _OPS.TensorScatter(ring, new, at, axis=2, mode="circular")
+
+
+def _to_onnx(module: nn.Module, example: Any, shapes: Any, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            input_names=inputs,
+            output_names=outputs,
+            custom_translation_table={torch.ops.streamer.ring_write.default: _ring_write},
+            verbose=False,
+        )
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    return proto

@@ -1,0 +1,19 @@
+"""What makes two loaded models the same one: a hash of every number. Knows nothing of files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+
+from models.transducer import Model
+
+
+def fingerprint(model: Model) -> str:
+    """sha256 over the configuration and all parameters and buffers, in the order of their names, as float32."""
+    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,85 @@
+"""What a backend keeps of its streams: arrays with one row per slot. Knows nothing of networks or audio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config import ModelConfig
+from models.features_np import TAIL
+from streamer.backends.base import BackendError, State
+from streamer.decoding import Memory
+
+Array = NDArray[Any]
+LAYERED = ("conv", "keys", "values")
+COUNTERS = ("samples", "frames", "chunk", "prompt", "done")
+MOST_SAMPLES = 1 << 48  # nobody talks for 500 years; keeps hostile counters from overflowing
+
+
+class Arena:
+    """State of all slots by name. `arrays` holds every array that a State carries, the slot first."""
+
+    def __init__(self, config: ModelConfig, slots: int, initial: Memory) -> None:
+        self.config, self.slots = config, slots
+        self._initial = initial
+        self.tail = np.zeros((slots, TAIL), np.float32)  # the last samples, for the next chunk's features
+        self.model = _model_arrays(config, slots)
+        self.memory = Memory.zeros(slots, *initial.h.shape[1:], initial.g.shape[1], config.blank)
+        counters = np.zeros((len(COUNTERS), slots), np.int64)
+        self.samples, self.frames, self.chunk, self.prompt, self.done = counters
+        self.opened = np.zeros(slots, np.bool_)
+        counted = dict(zip(COUNTERS, counters, strict=True))
+        self.arrays: dict[str, Array] = {"tail": self.tail, **self.model, **self.memory.arrays(), **counted}
+
+    def open(self, slot: int, prompt: int) -> None:
+        """Zeros everywhere: also what a stream that ended in NaN left behind."""
+        for array in self.arrays.values():
+            array[slot] = 0
+        self.memory.start(slot, self._initial)
+        self.prompt[slot] = prompt
+        self.opened[slot] = True
+
+    def take(self, slot: int) -> dict[str, Array]:
+        """Copies of the slot's rows."""
+        return {name: array[slot].copy() for name, array in self.arrays.items()}
+
+    def put(self, slot: int, state: State) -> None:
+        """Write a state's rows; refuses what this model could not have made."""
+        self._check(state)
+        for name, array in self.arrays.items():
+            array[slot] = state.arrays[name]
+        self.opened[slot] = True
+
+    def _check(self, state: State) -> None:
+        if state.arrays.keys() != self.arrays.keys():
+            odd = sorted(state.arrays.keys() ^ self.arrays.keys())[:3]
+            raise BackendError("state.arrays", f"another set ({', '.join(odd)[:80]})", "the arrays of this model")
+        for name, array in self.arrays.items():
+            got = state.arrays[name]
+            if got.shape != array.shape[1:] or got.dtype != array.dtype:
+                raise BackendError(f"state.{name}", f"{got.dtype}{got.shape}", f"{array.dtype}{array.shape[1:]}")
+        config = self.config
+        limits = {"samples": MOST_SAMPLES, "frames": MOST_SAMPLES, "prompt": max(1, config.num_prompts) - 1, "done": 1}
+        limits |= {"label": config.blank, "jump": max(config.durations, default=0)}
+        for name, most in limits.items():
+            if not 0 <= (value := int(state.arrays[name])) <= most:
+                raise BackendError(f"state.{name}", value, f"0 to {most}")
+        if (chunk := int(state.arrays["chunk"])) not in (0, *config.chunks):
+            raise BackendError("state.chunk", chunk, "0 or one of " + ", ".join(map(str, config.chunks)))
+
+
+def _model_arrays(config: ModelConfig, slots: int) -> dict[str, Array]:
+    """The encoder's state, named as the exported step names it."""
+    first, second, _ = config.sub_widths
+    ring = (config.heads, config.ring, config.head_dim)
+    shapes: dict[str, tuple[int, ...]] = {
+        "mel_tail": (1, config.mels),
+        "sub1": (config.sub_channels, 1, first),
+        "sub2": (config.sub_channels, 1, second),
+    }
+    layered = {"conv": (config.conv_context[0], config.d_model), "keys": ring, "values": ring}
+    for kind in LAYERED:
+        shapes |= {f"{kind}.{layer}": layered[kind] for layer in range(config.layers)}
+    return {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}

@@ -1,0 +1,142 @@
+"""The verbs for backends that compute on the CPU while `launch` runs: checks, features, decoding, take and put.
+
+Knows nothing of how the encoder is computed: that is `_encode`, which a subclass owns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.config import ModelConfig
+from models.features_np import StreamingFeatures
+from models.tokenizer import Tokenizer
+from streamer.backends.arena import Arena
+from streamer.backends.base import BackendError, Heard, Row, State, Ticket, check_row, samples_needed
+from streamer.decoding import Floats, Greedy, Ints, Networks, Rules, initial_memory
+
+
+class CpuBackend(ABC):
+    """A Backend whose state lies in an Arena."""
+
+    name: str
+    contiguous: bool
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        features: StreamingFeatures,
+        networks: Networks | None,
+        slots: int,
+    ) -> None:
+        if not config.streaming:
+            raise BackendError("model", config.name, "a streaming model; this one hears whole files only")
+        if slots < 1:
+            raise BackendError("slots", slots, "1 or more")
+        self.config, self.tokenizer, self.slots = config, tokenizer, slots
+        self.precision, self.model_hash = "fp32", ""
+        self._features, self._networks = features, networks
+        self._rules, self._strategy = Rules.of(config), Greedy()
+        sizes = (config.predictor_layers, config.predictor_hidden, config.joint_hidden)
+        self.arena = Arena(config, slots, initial_memory(networks, *sizes, config.blank))
+
+    @abstractmethod
+    def _encode(self, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
+        """mel (rows, 8C, mels) -> scores (rows, C, joint or vocabulary + 1) and frames that count (rows,).
+
+        Advances the rows' encoder state, but not their counters.
+        """
+
+    def open(self, slot: int, prompt: int | None = None) -> None:
+        """Make `slot` a stream that heard nothing."""
+        self._check_slot(slot)
+        if prompt is None:
+            prompt = self.config.prompt_index(None) or 0
+        elif not 0 <= prompt < self.config.num_prompts:
+            raise BackendError("prompt", prompt, f"below {self.config.num_prompts}, the prompts of the model")
+        self.arena.open(slot, prompt)
+
+    def launch(self, chunk: int, rows: Sequence[Row]) -> Ticket:
+        """Step the rows' streams by one chunk; the results are in the ticket when this returns."""
+        if chunk not in self.config.chunks:
+            raise BackendError("chunk", chunk, "one of " + ", ".join(map(str, self.config.chunks)))
+        if len({row.slot for row in rows}) != len(rows):
+            raise BackendError("rows", "a slot twice", "each slot once")
+        results: list[Heard] = [self._refusal(chunk, row) or [] for row in rows]
+        good = sorted(
+            (i for i, heard in enumerate(results) if not isinstance(heard, Exception)), key=lambda i: rows[i].slot
+        )
+        if good:
+            for i, heard in zip(good, self._step(chunk, [rows[i] for i in good]), strict=True):
+                results[i] = heard
+        return Ticket(len(rows), results)
+
+    def collect(self, ticket: Ticket) -> list[Heard]:
+        """The tokens of each row, or what went wrong with it."""
+        return ticket.results
+
+    def take(self, slot: int) -> State:
+        """A copy of the stream in `slot`."""
+        self._check_slot(slot, opened=True)
+        return State(self.model_hash, self.name, self.precision, self.arena.take(slot))
+
+    def put(self, slot: int, state: State) -> None:
+        """Go on with `state` in `slot`."""
+        self._check_slot(slot)
+        state.check(self.model_hash, self.name, self.precision)
+        self.arena.put(slot, state)
+
+    def close(self) -> None:
+        """Nothing to give back but memory, which goes with the object."""
+
+    def _check_slot(self, slot: int, opened: bool = False) -> None:
+        if not 0 <= slot < self.slots:
+            raise BackendError("slot", slot, f"0 to {self.slots - 1}")
+        if opened and not self.arena.opened[slot]:
+            raise BackendError(f"slot {slot}", "no stream", "an open one")
+
+    def _refusal(self, chunk: int, row: Row) -> Exception | None:
+        """Why this row cannot be stepped, if so. The others do not hear of it."""
+        arena, slot = self.arena, row.slot
+        try:
+            self._check_slot(slot, opened=True)
+            if arena.done[slot]:
+                raise BackendError(f"slot {slot}", "audio after its last chunk", "a new stream")
+            if arena.chunk[slot] not in (0, chunk):
+                raise BackendError(f"slot {slot} chunk", chunk, f"{arena.chunk[slot]}, as before in this stream")
+            check_row(row, samples_needed(int(arena.frames[slot]) // chunk, chunk))
+        except BackendError as error:
+            return error
+        return None
+
+    def _step(self, chunk: int, rows: list[Row]) -> list[Heard]:
+        """Rows in order of slots, all checked."""
+        arena = self.arena
+        slots = np.array([row.slot for row in rows], np.int64)
+        last = np.array([row.last for row in rows])
+        before = arena.frames[slots]
+        pcm = [row.pcm for row in rows]
+        mel, valid, tails = self._features.chunk_mel_rows(arena.tail[slots], pcm, arena.samples[slots], last, chunk)
+        scores, counts = self._encode(slots, mel, valid, last)
+        arena.tail[slots] = tails
+        arena.samples[slots] += [len(samples) for samples in pcm]
+        arena.frames[slots] = before + counts
+        arena.chunk[slots], arena.done[slots] = chunk, last
+        return self._decode(slots, scores, counts, before)
+
+    def _decode(self, slots: Ints, scores: Floats, counts: Ints, before: Ints) -> list[Heard]:
+        past = np.arange(scores.shape[1]) >= counts[:, None]
+        bad = ~(np.isfinite(scores).all(-1) | past).all(-1)
+        if bad.any():  # the row's own numbers: too loud to be sound, or a broken state
+            scores[bad], counts = 0.0, np.where(bad, 0, counts)
+            self.arena.opened[slots[bad]] = False
+        memory = self.arena.memory
+        if self._networks is None:
+            heard = self._strategy.ctc(self._rules, memory, slots, scores, (counts, before))
+        else:
+            heard = self._strategy.transducer(self._rules, self._networks, memory, slots, scores, (counts, before))
+        problem = BackendError("encoder", "NaN or infinite frames", "finite numbers; the stream is lost")
+        return [problem if broken else tokens for broken, tokens in zip(bad, heard, strict=True)]

@@ -1,0 +1,203 @@
+"""Backend on ONNX Runtime's CPU kernels: the exported folder, its state updated in place. Knows nothing of torch."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from models.config import ConfigError, ModelConfig
+from models.features_np import StreamingFeatures
+from models.tokenizer import Tokenizer
+from streamer.backends.arena import LAYERED, Array
+from streamer.backends.base import BackendError
+from streamer.backends.cpu import CpuBackend
+from streamer.decoding import Floats, Ints, Networks
+
+FORMAT = 1  # of artefact.json
+MOST_IDLE = 2  # a gap of more idle slots than this is cheaper stepped around than through
+MOST_BINDINGS = 64
+SMALL = ("mel_tail", "sub1", "sub2")  # written beside, then copied: their inputs are still read after their outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One session's inputs and outputs for a range of slots and a chunk length; state is bound where it lies."""
+
+    io: Any
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+
+
+class OrtBackend(CpuBackend):
+    """Steps contiguous ranges of slots; slots of a range without a chunk stand still."""
+
+    name = "ort"
+    contiguous = True
+
+    def __init__(self, folder: Path, slots: int, threads: int) -> None:
+        about, config = _read_json(folder / "artefact.json"), _read_config(folder)
+        if about.get("format") != FORMAT:
+            raise BackendError(f"{folder.name}/artefact.json format", about.get("format"), f"{FORMAT}; export it again")
+        options = _options(threads)
+        self._session = _session(folder / "step.onnx", options)
+        networks = _networks(folder, options) if config.transducer else None
+        super().__init__(config, _read_tokenizer(folder, config), _read_features(folder, config), networks, slots)
+        self.precision, self.model_hash = str(about["precision"]), str(about["hash"])
+        self._bindings: OrderedDict[tuple[int, int, int], Binding] = OrderedDict()
+
+    def close(self) -> None:
+        """Drop the sessions and what is bound to them."""
+        self._bindings.clear()
+        self._session = None
+
+    def _encode(self, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
+        parts = [self._encode_range(slots[rows], mel[rows], valid[rows], last[rows]) for rows in _ranges(slots)]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([scores for scores, _ in parts]), np.concatenate([counts for _, counts in parts])
+
+    def _encode_range(self, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
+        start, count = int(slots[0]), int(slots[-1] - slots[0]) + 1
+        bound = self._bound(start, count, mel.shape[1] // 8)
+        at, arena = slots - start, self.arena
+        inputs, outputs = bound.inputs, bound.outputs
+        inputs["active"][:] = False
+        inputs["active"][at], inputs["mel"][at], inputs["valid"][at], inputs["last"][at] = True, mel, valid, last
+        self._session.run_with_iobinding(bound.io)
+        for name in SMALL:
+            arena.model[name][slots] = outputs[f"new_{name}"][at]
+        return outputs["scores"][at], outputs["count"][at]
+
+    def _bound(self, start: int, count: int, chunk: int) -> Binding:
+        key = (start, count, chunk)
+        if key in self._bindings:
+            self._bindings.move_to_end(key)
+            return self._bindings[key]
+        if len(self._bindings) >= MOST_BINDINGS:
+            self._bindings.popitem(last=False)
+        self._bindings[key] = self._bind(slice(start, start + count), chunk)
+        return self._bindings[key]
+
+    def _bind(self, rows: slice, chunk: int) -> Binding:
+        arena, config, count = self.arena, self.config, rows.stop - rows.start
+        width = config.joint_hidden if config.transducer else config.vocab_size + 1
+        inputs: dict[str, Array] = {
+            "mel": np.zeros((count, 8 * chunk, config.mels), np.float32),
+            "valid": np.zeros(count, np.int64),
+            "last": np.zeros(count, np.bool_),
+            "active": np.zeros(count, np.bool_),
+        }
+        outputs: dict[str, Array] = {
+            "scores": np.zeros((count, chunk, width), np.float32),
+            "count": np.zeros(count, np.int64),
+            **{f"new_{name}": np.zeros_like(arena.model[name][rows]) for name in SMALL},
+        }
+        state = {name: array[rows] for name, array in arena.model.items()}
+        in_place = {f"new_{name}": array for name, array in state.items() if name.split(".")[0] in LAYERED}
+        lying = {**state, "frames": arena.frames[rows], "prompt": arena.prompt[rows]}
+        wanted = {value.name for value in self._session.get_inputs()}
+        io = self._session.io_binding()
+        for name, array in {**inputs, **lying}.items():
+            if name in wanted:
+                io.bind_ortvalue_input(name, _value(array))
+        for name, array in {**outputs, **in_place}.items():
+            io.bind_ortvalue_output(name, _value(array))
+        return Binding(io, inputs, outputs)
+
+
+def load(model_path: Path, slots: int, threads: int = 1) -> OrtBackend:
+    """The backend for an exported folder."""
+    if not (model_path / "artefact.json").is_file():
+        raise BackendError("model", model_path, "a folder made by `streamer export` (it has an artefact.json)")
+    return OrtBackend(model_path, slots, threads)
+
+
+def _ranges(slots: Ints) -> list[slice]:
+    """Cut ascending slots where more than MOST_IDLE idle ones lie between two."""
+    cuts = (np.flatnonzero(np.diff(slots) > MOST_IDLE + 1) + 1).tolist()
+    return [slice(a, b) for a, b in zip([0, *cuts], [*cuts, len(slots)], strict=True)]
+
+
+def _value(array: Array) -> Any:
+    """The runtime's view of memory that NumPy owns; the arena outlives it."""
+    assert array.flags.c_contiguous
+    value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    assert value.data_ptr() == array.ctypes.data, "the runtime copied what it was to share"
+    return value
+
+
+def _options(threads: int) -> Any:
+    if threads < 1:
+        raise BackendError("threads", threads, "1 or more")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores belong to others too
+    options.log_severity_level = 3
+    return options
+
+
+def _session(path: Path, options: Any) -> Any:
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has a dozen types for "cannot load this file"
+        raise BackendError(
+            f"{path.parent.name}/{path.name}", str(error)[:200], "a graph this runtime can load"
+        ) from error
+
+
+def _networks(folder: Path, options: Any) -> Networks:
+    predictor, joint = (_session(folder / f"{name}.onnx", options) for name in ("predictor", "joint"))
+
+    def predict(labels: Ints, h: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
+        g, new_h, new_c = predictor.run(["g", "new_h", "new_c"], {"label": labels, "h": h, "c": c})
+        return g, new_h, new_c
+
+    def logits(f: Floats, g: Floats) -> Floats:
+        result: Floats = joint.run(["logits"], {"f": f, "g": g})[0]
+        return result
+
+    return Networks(predict, logits)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackendError(
+            f"{path.parent.name}/{path.name}", f"{type(error).__name__}", "a readable JSON file"
+        ) from error
+    if not isinstance(values, dict):
+        raise BackendError(f"{path.parent.name}/{path.name}", type(values).__name__, "a JSON object")
+    return values
+
+
+def _read_config(folder: Path) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(_read_json(folder / "config.json"))
+    except ConfigError as error:
+        raise BackendError(f"{folder.name}/config.json", str(error), "the configuration of a model") from error
+
+
+def _read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
+    name = "tokenizer.model" if config.tokenizer == "sentencepiece" else "tokenizer.json"
+    try:
+        return Tokenizer.from_bytes(config.tokenizer, (folder / name).read_bytes())
+    except (OSError, ValueError) as error:
+        raise BackendError(f"{folder.name}/{name}", str(error)[:200], "the model's tokenizer") from error
+
+
+def _read_features(folder: Path, config: ModelConfig) -> StreamingFeatures:
+    path = folder / "features.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return StreamingFeatures(config.mels, arrays["fb"], arrays["window"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BackendError(f"{folder.name}/{path.name}", str(error)[:200], "filterbank and window") from error

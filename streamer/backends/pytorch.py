@@ -1,0 +1,88 @@
+"""Backend on PyTorch's CPU kernels: the model itself, as the reference for the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.config import ConfigError
+from models.features_np import StreamingFeatures
+from models.fingerprint import fingerprint
+from models.nemo_archive import ModelFileError
+from models.state import EncoderState
+from models.store import load as load_model
+from models.tokenizer import Tokenizer
+from models.transducer import Model
+from streamer.backends.arena import LAYERED
+from streamer.backends.base import BackendError
+from streamer.backends.cpu import CpuBackend
+from streamer.decoding import Floats, Ints, Networks
+
+
+class TorchBackend(CpuBackend):
+    """Gathers the rows' state, runs the model's own forward, and scatters the state back: any list of slots."""
+
+    name = "pytorch"
+    contiguous = False
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, slots: int) -> None:
+        self._model = model.eval().requires_grad_(False)
+        buffers = model.preprocessor.featurizer
+        features = StreamingFeatures(model.config.mels, buffers.fb[0].numpy(), buffers.window.numpy())
+        networks = _networks(model) if model.config.transducer else None
+        super().__init__(model.config, tokenizer, features, networks, slots)
+        self.model_hash = fingerprint(model)
+
+    def _encode(self, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
+        context = self.config.context_of(mel.shape[1] // 8)
+        flags = torch.from_numpy(np.asarray(last, np.bool_))
+        with torch.inference_mode():
+            old = self._state(slots)
+            y, new, count = self._model.encoder(torch.from_numpy(mel), old, torch.from_numpy(valid), flags, context)
+            y = self._model.with_prompt(y, torch.from_numpy(self.arena.prompt[slots]))
+            scores = self._model.joint.enc(y) if self.config.transducer else self._model.ctc(y)
+        self._keep(slots, new)
+        return scores.numpy(), count.numpy()
+
+    def _state(self, slots: Ints) -> EncoderState:
+        rows = {name: torch.from_numpy(array[slots]) for name, array in self.arena.model.items()}
+        layered = {kind: tuple(rows[f"{kind}.{i}"] for i in range(self.config.layers)) for kind in LAYERED}
+        frames = torch.from_numpy(self.arena.frames[slots])
+        return EncoderState(mel=rows["mel_tail"], sub1=rows["sub1"], sub2=rows["sub2"], frames=frames, **layered)
+
+    def _keep(self, slots: Ints, state: EncoderState) -> None:
+        kept: dict[str, Tensor] = {"mel_tail": state.mel, "sub1": state.sub1, "sub2": state.sub2}
+        for kind in LAYERED:
+            kept |= {f"{kind}.{layer}": tensor for layer, tensor in enumerate(getattr(state, kind))}
+        for name, tensor in kept.items():
+            self.arena.model[name][slots] = tensor.numpy()
+
+
+def load(model_path: Path, slots: int, threads: int = 1) -> TorchBackend:
+    """The backend for a .nemo file or a model folder. `threads` is the process's, as torch has it."""
+    if threads < 1:
+        raise BackendError("threads", threads, "1 or more")
+    torch.set_num_threads(threads)
+    try:
+        model, tokenizer = load_model(model_path)
+    except (ModelFileError, ConfigError) as error:
+        raise BackendError("model", str(error), "a checkpoint that can be read") from error
+    return TorchBackend(model, tokenizer, slots)
+
+
+def _networks(model: Model) -> Networks:
+    def predict(labels: Ints, h: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
+        with torch.inference_mode():
+            rows = (torch.from_numpy(array).transpose(0, 1).contiguous() for array in (h, c))
+            g, new_h, new_c = model.predict(torch.from_numpy(labels), *rows)
+        return g.numpy(), new_h.transpose(0, 1).numpy(), new_c.transpose(0, 1).numpy()
+
+    def logits(f: Floats, g: Floats) -> Floats:
+        with torch.inference_mode():
+            result: Floats = model.joint(torch.from_numpy(f), torch.from_numpy(g)).numpy()
+        return result
+
+    return Networks(predict, logits)
