@@ -6,6 +6,7 @@ Knows nothing of what the files hold. Without torch only exported models can be 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -61,6 +62,7 @@ def _cached(path: Path, precision: str) -> Path:
 
 def export_model(path: Path, out: Path, precision: str) -> None:
     """Write the ONNX artefact of a checkpoint into the folder `out`."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that no graph of ours needs
     import_module("export.to_onnx").export_model(path, out, precision)
 
 

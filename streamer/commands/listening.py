@@ -20,6 +20,7 @@ from models.tokenizer import Tokenizer
 from streamer import artefacts
 from streamer.backends import load_backend
 from streamer.commands import USAGE, CommandError
+from streamer.commands.models import read as read_config
 from streamer.decoding import Token
 from streamer.transcriber import Clip, Transcriber
 from streamer.transcript.utterance import Utterance
@@ -119,12 +120,13 @@ def open_listener(args: argparse.Namespace, tail_ms: int, slots: int = SLOTS) ->
 
 
 def _open_whole(args: argparse.Namespace) -> Listener:
-    model, tokenizer = import_module("models.store").load(artefacts.resolve(args.model, "pytorch"))
-    config: ModelConfig = model.config
+    path = artefacts.resolve(args.model, "pytorch")
+    config = read_config(path)
     if config.streaming:
         raise CommandError(
             f"--latency offline: {config.name} is a streaming model; its latencies are {_listed(config)}", USAGE
         )
+    model, tokenizer = import_module("models.store").load(path)
     return Whole(model, tokenizer, config.prompt_index(args.language))
 
 
