@@ -260,7 +260,7 @@ def test_with_resampling_a_finalize_hears_what_the_resampler_still_holds() -> No
 
 
 words_and_gaps = st.lists(st.tuples(st.integers(1, 6), st.integers(2, 6), st.integers(1, 8)), max_size=8).map(
-    lambda parts: [0, *(voice for v, run, gap in parts for voice in [v] * run + [0] * gap)]
+    lambda parts: [0, *(voice for v, run, gap in parts for voice in [v] * run + [0] * gap), 0, 0, 0, 0, 0]
 )
 places = st.lists(st.floats(0, 1), max_size=6)
 Rhythm = tuple[list[int], list[int]]  # samples a piece, engine steps after each; both repeat
