@@ -52,10 +52,9 @@ def read(path: str | Path) -> Recording:
     try:
         pcm, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        missing = not Path(path).exists()
-        raise NotAudio(
-            f"{path}: {'no such file' if missing else f'not audio that libsndfile reads ({error})'}"
-        ) from None
+        reason = error.strerror if isinstance(error, OSError) else error.error_string.rstrip(".")
+        known = "no such file" if not Path(path).exists() else f"not audio that libsndfile reads ({reason})"
+        raise NotAudio(f"{path}: {known}") from None
     if pcm.shape[1] > CHANNELS[1]:
         pcm = pcm.mean(axis=1, keepdims=True, dtype=np.float32)
     lowest, highest = SAMPLE_RATES

@@ -69,7 +69,7 @@ def decode(source: Path | io.BytesIO, name: str) -> NDArray[np.float32]:
     try:
         samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        reason = getattr(error, "error_string", None) or error.strerror if isinstance(error, OSError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else error.error_string
         raise Unreadable(f"{name}: not audio that libsndfile reads ({str(reason).rstrip('.')})") from None
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
