@@ -97,8 +97,9 @@ class Session:
     prompt: int | None
     """The language's prompt index, None where the model has no prompts."""
 
-    def __init__(self, opening: Opening, model: ModelConfig, tokenizer: Tokenizer, settings: SessionSettings,
-                 now: float) -> None:
+    def __init__(
+        self, opening: Opening, model: ModelConfig, tokenizer: Tokenizer, settings: SessionSettings, now: float
+    ) -> None:
         self.chunk = model.chunk_of(opening.latency_ms)
         self.prompt = model.prompt_index(opening.language)
         self._opening, self._settings, self._model_name = opening, settings, model.name
@@ -106,8 +107,9 @@ class Session:
         self._audio = WireAudio(opening.sample_rate, opening.encoding, opening.channels)
         speller = Speller(tokenizer, (model.eou_id, model.eob_id))
         eou = () if model.eou_id is None else (model.eou_id,)
-        self._transcript = Transcript(speller, _rules(opening.endpointing), self.chunk, eou,
-                                      settings.emission_delay_ms / 1000)
+        self._transcript = Transcript(
+            speller, _rules(opening.endpointing), self.chunk, eou, settings.emission_delay_ms / 1000
+        )
         self._began = self._last_audio = self._last_message = self._last_heard = now
         self._fed = 0  # samples given to the engine
         self._quiet_from = 0  # samples that a stall has already finalised
@@ -138,8 +140,16 @@ class Session:
 
     def start(self, session_id: str) -> list[Action]:
         """The stream has its slot: say ready."""
-        return [Say(event=Ready(session_id=session_id, model=self._model_name, latency_ms=self._opening.latency_ms,
-                                sample_rate=self._opening.sample_rate))]
+        return [
+            Say(
+                event=Ready(
+                    session_id=session_id,
+                    model=self._model_name,
+                    latency_ms=self._opening.latency_ms,
+                    sample_rate=self._opening.sample_rate,
+                )
+            )
+        ]
 
     def receive(self, event: ClientEvent, now: float) -> list[Action]:
         """The client said something (Malformed included). What comes after the end began is not heard."""
@@ -248,8 +258,12 @@ class Session:
     def _configure(self, event: Configure) -> list[Action]:
         if event.interim is not None:
             self._interim = event.interim
-        names = {"enabled": event.endpointing, "silence_ms": event.endpoint_silence_ms,
-                 "start_ms": event.endpoint_start_ms, "max_ms": event.endpoint_max_ms}
+        names = {
+            "enabled": event.endpointing,
+            "silence_ms": event.endpoint_silence_ms,
+            "start_ms": event.endpoint_start_ms,
+            "max_ms": event.endpoint_max_ms,
+        }
         changes = {name: value for name, value in names.items() if value is not None}
         self._endpointing = dataclasses.replace(self._endpointing, **changes)  # type: ignore[arg-type]
         self._transcript.rules = _rules(self._endpointing)
@@ -277,8 +291,9 @@ class Session:
             try:
                 rest = self._audio.flush()
             except Refusal as refusal:  # a file's header shorter than it takes to tell one
-                self._ending = dataclasses.replace(ending, reason="error", code=1003,
-                                                   error=Error(code=refusal.code, message=str(refusal)))
+                self._ending = dataclasses.replace(
+                    ending, reason="error", code=1003, error=Error(code=refusal.code, message=str(refusal))
+                )
         self._fed += rest.size
         self._transcript.end(self._fed)
         return [Finish(pcm=np.concatenate([rest, self._silence()]))]
@@ -340,5 +355,11 @@ def _wire(words: Sequence[SpokenWord]) -> tuple[Word, ...]:
 
 def _final(segment: Segment, reason: str) -> ServerEvent:
     text = " ".join(word.text for word in segment.words)
-    return Final(segment=segment.index, start=segment.start_s, end=segment.end_s, text=text,
-                 words=_wire(segment.words), reason=reason)
+    return Final(
+        segment=segment.index,
+        start=segment.start_s,
+        end=segment.end_s,
+        text=text,
+        words=_wire(segment.words),
+        reason=reason,
+    )

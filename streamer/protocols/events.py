@@ -53,14 +53,14 @@ def _seconds(where: str, got: object) -> float:
     return round(_number(where, got, 1e9, "seconds"), 3)
 
 
-def _text(where: str, got: object) -> None:
+def _text(where: str, got: object) -> str:
     if not isinstance(got, str):
         raise Refusal(where, got, "text", code="bad_message")
+    return got
 
 
 def _member(where: str, got: object, known: Iterable[str], code: str = "bad_message") -> None:
-    _text(where, got)
-    if got not in known:
+    if _text(where, got) not in known:
         raise Refusal(where, got, f"one of {', '.join(known)}", code=code)
 
 
@@ -199,8 +199,9 @@ def _words(text: str, words: tuple[Word, ...]) -> None:
         raise Refusal("text", text, "the words joined by one blank", code="bad_message")
     for before, after in itertools.pairwise(words):
         if after.start < before.end:
-            raise Refusal("words.start", after.start, f"not before the end {before.end} of the word before",
-                          code="bad_message")
+            raise Refusal(
+                "words.start", after.start, f"not before the end {before.end} of the word before", code="bad_message"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,10 +72,17 @@ TRANSITIONS: dict[State, dict[type, State]] = {
 }
 
 CLIENT_MESSAGES: dict[str, type] = {
-    "finalize": Finalize, "close": Close, "keepalive": KeepAlive, "configure": Configure,
+    "finalize": Finalize,
+    "close": Close,
+    "keepalive": KeepAlive,
+    "configure": Configure,
 }
 SERVER_MESSAGES: dict[str, type] = {
-    "ready": Ready, "partial": Partial, "final": Final, "closed": Closed, "error": Error,
+    "ready": Ready,
+    "partial": Partial,
+    "final": Final,
+    "closed": Closed,
+    "error": Error,
 }
 NAMES: dict[type, str] = {Audio: "audio"} | {kind: name for name, kind in (CLIENT_MESSAGES | SERVER_MESSAGES).items()}
 assert set(NAMES) == {*get_args(ClientEvent), *get_args(ServerEvent)} - {Malformed}
@@ -130,8 +137,16 @@ class Offer:
 
 
 PARAMETERS = (
-    "sample_rate", "encoding", "channels", "latency", "interim", "language",
-    "endpointing", "endpoint_silence_ms", "endpoint_start_ms", "endpoint_max_ms",
+    "sample_rate",
+    "encoding",
+    "channels",
+    "latency",
+    "interim",
+    "language",
+    "endpointing",
+    "endpoint_silence_ms",
+    "endpoint_start_ms",
+    "endpoint_max_ms",
 )
 _WHOLE = re.compile(r"[0-9]{1,9}\Z")
 

@@ -24,8 +24,9 @@ CHUNK_SHORT = FRAME_SAMPLES - WINDOW // 2  # a chunk ends this many samples befo
 class Transcript:
     """All that one stream says. `rules` may be exchanged at any time and hold from the next frame on."""
 
-    def __init__(self, speller: Speller, rules: Rules, chunk: int, eou_ids: Sequence[int] = (),
-                 delay_s: float = 0.0) -> None:
+    def __init__(
+        self, speller: Speller, rules: Rules, chunk: int, eou_ids: Sequence[int] = (), delay_s: float = 0.0
+    ) -> None:
         self.rules = rules
         self._utterance = Utterance(speller, delay_s)
         self._speller, self._chunk, self._eou_ids = speller, chunk, frozenset(eou_ids)

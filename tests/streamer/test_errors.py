@@ -13,8 +13,15 @@ def test_a_refusal_says_where_got_and_expected() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [("pcm_s16", "pcm_s16"), ("two words", "'two words'"), (True, "true"), (None, "null"), (1.5, "1.5"),
-     ("\ud800\n", "'\\ud800\\n'"), ([1], "[1]")],
+    [
+        ("pcm_s16", "pcm_s16"),
+        ("two words", "'two words'"),
+        (True, "true"),
+        (None, "null"),
+        (1.5, "1.5"),
+        ("\ud800\n", "'\\ud800\\n'"),
+        ([1], "[1]"),
+    ],
 )
 def test_wrong_values_are_shown_plainly_and_what_is_not_plain_is_quoted(value: object, text: str) -> None:
     assert shown(value) == text

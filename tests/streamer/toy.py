@@ -1,8 +1,9 @@
 """A toy vocabulary, a toy model from PCM to tokens, and a toy engine around it. Deterministic, no weights, no threads.
 
-The model reads one number per encoder frame: 0 is silence, k/1000 is voice k. A word is a run of one voice of two frames
-or more. Its first piece comes when the second frame is heard, its last piece, which depends on the run's length, when
-the run is over; both `delay` frames late. So a cut inside a word makes it another word, and a cut elsewhere does not.
+The model reads one number per encoder frame: 0 is silence, k/1000 is voice k. A word is a run of one voice of two
+frames or more. Its first piece comes when the second frame is heard, its last piece, which depends on the run's
+length, when the run is over; both `delay` frames late. So a cut inside a word makes it another word, and a cut
+elsewhere does not.
 """
 
 from __future__ import annotations
@@ -44,9 +45,18 @@ class Pieces(Tokenizer):
 def toy_config(chunks: Sequence[int] = (1, 2, 7), eou: bool = False) -> ModelConfig:
     """A streaming model's numbers around the toy vocabulary."""
     return ModelConfig(
-        name="toy", kind="ctc", mels=80, d_model=16, layers=1, heads=2, d_ff=32,
-        contexts=tuple((14 * 5 // c * c, c - 1) for c in chunks), vocab_size=len(PIECES), labels=PIECES,
-        eou_id=ID["<EOU>"] if eou else None, eob_id=ID["<EOB>"] if eou else None,
+        name="toy",
+        kind="ctc",
+        mels=80,
+        d_model=16,
+        layers=1,
+        heads=2,
+        d_ff=32,
+        contexts=tuple((14 * 5 // c * c, c - 1) for c in chunks),
+        vocab_size=len(PIECES),
+        labels=PIECES,
+        eou_id=ID["<EOU>"] if eou else None,
+        eob_id=ID["<EOB>"] if eou else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -43,9 +44,13 @@ CLIENT_TEXTS = [
     ('{"type":"close"}', Close()),
     ('{"type":"keepalive"}', KeepAlive()),
     ('{"type":"configure"}', Configure()),
-    ('{"type":"configure","interim":false,"endpointing":true,"endpoint_silence_ms":400,"endpoint_start_ms":3000,'
-     '"endpoint_max_ms":9000}',
-     Configure(interim=False, endpointing=True, endpoint_silence_ms=400, endpoint_start_ms=3000, endpoint_max_ms=9000)),
+    (
+        '{"type":"configure","interim":false,"endpointing":true,"endpoint_silence_ms":400,"endpoint_start_ms":3000,'
+        '"endpoint_max_ms":9000}',
+        Configure(
+            interim=False, endpointing=True, endpoint_silence_ms=400, endpoint_start_ms=3000, endpoint_max_ms=9000
+        ),
+    ),
 ]
 
 
@@ -70,13 +75,25 @@ def test_an_empty_query_gives_the_defaults() -> None:
 
 def test_every_parameter_is_read() -> None:
     query = {
-        "sample_rate": "48000", "encoding": "pcm_f32le", "channels": "2", "latency": "80", "interim": "false",
-        "language": "de-DE", "endpointing": "false", "endpoint_silence_ms": "500", "endpoint_start_ms": "2000",
+        "sample_rate": "48000",
+        "encoding": "pcm_f32le",
+        "channels": "2",
+        "latency": "80",
+        "interim": "false",
+        "language": "de-DE",
+        "endpointing": "false",
+        "endpoint_silence_ms": "500",
+        "endpoint_start_ms": "2000",
         "endpoint_max_ms": "20000",
     }
     endpointing = Endpointing(enabled=False, silence_ms=500, start_ms=2000, max_ms=20000)
     assert parse_query(query.items(), SPOKEN) == Opening(
-        sample_rate=48000, encoding="pcm_f32le", channels=2, latency_ms=80, interim=False, language="de-DE",
+        sample_rate=48000,
+        encoding="pcm_f32le",
+        channels=2,
+        latency_ms=80,
+        interim=False,
+        language="de-DE",
         endpointing=endpointing,
     )
 
@@ -129,7 +146,12 @@ def test_server_messages_have_exactly_the_documented_fields() -> None:
     assert list(final) == ["type", "channel", "segment", "start", "end", "text", "words", "reason"]
     assert partial["words"] == [{"word": "hi", "start": 0.1, "end": 0.25, "confidence": 0.5}]
     assert json.loads(write(READY)) == {
-        "type": "ready", "session_id": "s", "model": "m", "latency_ms": 80, "sample_rate": 16000}
+        "type": "ready",
+        "session_id": "s",
+        "model": "m",
+        "latency_ms": 80,
+        "sample_rate": 16000,
+    }
 
 
 def test_binary_messages_are_audio_of_any_length() -> None:
@@ -185,10 +207,8 @@ def test_any_object_is_an_event_or_a_refusal(message: dict[str, object]) -> None
     event = streaming().receive(text)
     if isinstance(event, Malformed):
         write(Error(code=event.refusal.code, message=str(event.refusal))).encode()
-    try:
+    with contextlib.suppress(Refusal):
         read_server(text)
-    except Refusal as refusal:
-        assert str(refusal)
 
 
 # States.

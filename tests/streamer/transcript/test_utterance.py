@@ -60,10 +60,8 @@ def test_a_later_segment_never_begins_before_the_one_before_it_ended() -> None:
 
 
 # Frames with their tokens, in order; sometimes a draft is asked for, sometimes a cut made between frames.
-frames = st.lists(
-    st.tuples(st.lists(st.sampled_from(PIECES), max_size=4), st.sampled_from(["", "", "draft", "draft", "cut", "length"])),
-    max_size=30,
-)
+what = st.sampled_from(["", "", "draft", "draft", "cut", "length"])
+frames = st.lists(st.tuples(st.lists(st.sampled_from(PIECES), max_size=4), what), max_size=30)
 
 
 @given(frames, st.floats(0, 0.3), st.floats(0, 0.2))
