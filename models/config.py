@@ -17,6 +17,7 @@ FRAME_MS, _remainder = divmod(FRAME_SAMPLES * 1000, SAMPLE_RATE)
 assert _remainder == 0
 FRAME_S = FRAME_MS / 1000
 
+MAX_CONTEXT = 1 << 14  # frames, 22 minutes: what a file asks for is allocated per stream
 KINDS = ("rnnt", "tdt", "ctc", "hybrid")
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
@@ -88,6 +89,7 @@ class ModelConfig:
         _expect("d_model", self.d_model, self.d_model % self.heads == 0, f"a multiple of heads={self.heads}")
         _expect("d_model", self.d_model, self.d_model % 2 == 0, "an even number")
         _expect("conv_kernel", self.conv_kernel, self.conv_kernel % 2 == 1, "an odd number")
+        _expect("conv_kernel", self.conv_kernel, self.conv_kernel < 1024, "frames below 1024")
         _expect(
             "conv_context",
             self.conv_context,
@@ -99,7 +101,8 @@ class ModelConfig:
         _expect("style", self.style, self.style in ("chunked_limited", "regular"), "chunked_limited or regular")
         _expect("contexts", self.contexts, len(self.contexts) > 0, "at least one (left, right)")
         for left, right in self.contexts:
-            _expect("contexts", (left, right), left >= -1 and right >= -1, "frames from 0, or -1 for unlimited")
+            good = -1 <= left <= MAX_CONTEXT and -1 <= right <= MAX_CONTEXT
+            _expect("contexts", (left, right), good, f"frames from 0 to {MAX_CONTEXT}, or -1 for unlimited")
             if self.style == "chunked_limited":
                 _expect("contexts", (left, right), right >= 0, "a right context from 0 for chunked_limited")
                 aligned = left == -1 or left % (right + 1) == 0
@@ -108,7 +111,7 @@ class ModelConfig:
     def _check_heads(self) -> None:
         if self.transducer:
             for key in ("predictor_hidden", "predictor_layers", "joint_hidden"):
-                _expect(key, getattr(self, key), getattr(self, key) >= 1, "a whole number from 1")
+                _expect(key, getattr(self, key), 1 <= getattr(self, key) <= 1 << 20, "a whole number from 1")
             _expect("predictor_layers", self.predictor_layers, self.predictor_layers <= 2, "1 or 2")
             known = self.joint_activation in ACTIVATIONS
             _expect("joint_activation", self.joint_activation, known, "one of " + ", ".join(ACTIVATIONS))
@@ -117,6 +120,7 @@ class ModelConfig:
         _expect("durations", self.durations, bool(self.durations) == is_tdt, "durations for a TDT model and no other")
         _expect("durations", self.durations, all(0 <= d <= 64 for d in self.durations), "frames from 0 to 64")
         _expect("labels", len(self.labels), len(self.labels) == self.vocab_size, f"{self.vocab_size} pieces")
+        _expect("num_prompts", self.num_prompts, 0 <= self.num_prompts <= 1 << 16, "a whole number from 0")
         known = {index for _, index in self.prompts}
         _expect("prompts", self.prompts, all(0 <= i < self.num_prompts for i in known), f"below {self.num_prompts}")
 
@@ -234,7 +238,7 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
     if key in _TUPLES:
         try:
             return _TUPLES[key](value)
-        except (TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError, LookupError, OverflowError) as error:
             raise ConfigError(key, value, str(kind)) from error
     good = isinstance(value, _SCALARS[kind]) and (kind == "bool" or not isinstance(value, bool))
     _expect(key, value, good, str(kind))
