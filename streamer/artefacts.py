@@ -62,8 +62,10 @@ def _cached(path: Path, precision: str) -> Path:
 
 def export_model(path: Path, out: Path, precision: str) -> None:
     """Write the ONNX artefact of a checkpoint into the folder `out`."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that no graph of ours needs
-    import_module("export.to_onnx").export_model(path, out, precision)
+    exporter = import_module("export.to_onnx")
+    # It warns of packages that no graph of ours needs; torch resets its loggers' levels on import, so not earlier.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    exporter.export_model(path, out, precision)
 
 
 def _digest(path: Path) -> str:
