@@ -1,4 +1,5 @@
-"""Log-mel features in torch for batches of whole utterances, the same numbers as features_np. Knows nothing of models."""
+"""Log-mel features in torch for batches of whole utterances, the numbers of features_np. Knows nothing of models."""
+
 from __future__ import annotations
 
 import torch

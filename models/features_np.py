@@ -1,4 +1,5 @@
-"""Log-mel features in NumPy, whole or chunk by chunk, with the filterbank and the window. Knows nothing of torch or models."""
+"""Log-mel features in NumPy, whole or chunk by chunk; owns filterbank and window. Knows nothing of torch or models."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ class StreamingFeatures:
     def chunk_mel_rows(
         self, tails: Array, pcm: Sequence[Array], first_samples: Sequence[int], last: Sequence[bool], C: int
     ) -> tuple[Array, NDArray[np.int64], Array]:
-        """One chunk of B streams: tails [B, 241] (zeros before a stream's start) -> (mel [B, 8C, mels], valid [B], tails).
+        """One chunk of B streams: tails [B, 241], zeros before a start -> (mel [B, 8C, mels], valid [B], new tails).
 
         A row's numbers do not depend on the other rows: every matrix product has the shape of one row.
         """
@@ -127,7 +128,9 @@ class StreamingFeatures:
 
     def _mel(self, emphasised: Array, frames: int) -> Array:
         """Emphasised samples [B, >= 160 (frames - 1) + 400] -> natural-log mel [B, frames, mels]."""
-        windows = np.lib.stride_tricks.sliding_window_view(emphasised, WINDOW, axis=1)[:, : HOP * frames : HOP][:, :frames]
+        windows = np.lib.stride_tricks.sliding_window_view(emphasised, WINDOW, axis=1)[:, : HOP * frames : HOP][
+            :, :frames
+        ]
         spectrum = np.fft.rfft(windows * self._taper, FFT, axis=-1)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         return np.log(np.matmul(power, self._fb_t) + np.float32(LOG_GUARD))

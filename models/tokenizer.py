@@ -1,4 +1,5 @@
 """Pieces to ids and back, for SentencePiece models and for plain label lists. Knows nothing of torch, time or words."""
+
 from __future__ import annotations
 
 import json
@@ -67,7 +68,9 @@ class SentencePieces(Tokenizer):
         try:
             self._processor.LoadFromSerializedProto(self._bytes)
         except RuntimeError as error:
-            raise TokenizerError(f"tokenizer: got {len(model)} bytes, expected a SentencePiece model ({error})") from error
+            raise TokenizerError(
+                f"tokenizer: got {len(model)} bytes, expected a SentencePiece model ({error})"
+            ) from error
         self.pieces = tuple(self._processor.IdToPiece(i) for i in range(self._processor.GetPieceSize()))
         self._starts = tuple(piece.startswith(SPACE) for piece in self.pieces)
 
@@ -123,7 +126,16 @@ def train_bpe(sentences: Iterable[str], vocab_size: int, prefix: Path) -> Senten
     """Train a BPE model of `vocab_size` pieces without sentence marks; writes `prefix`.model and `prefix`.vocab."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences), model_prefix=str(prefix), model_type="bpe", vocab_size=vocab_size,
-        character_coverage=1.0, bos_id=-1, eos_id=-1, pad_id=-1, unk_id=0, num_threads=1, minloglevel=1,
+        sentence_iterator=iter(sentences),
+        model_prefix=str(prefix),
+        model_type="bpe",
+        vocab_size=vocab_size,
+        character_coverage=1.0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        unk_id=0,
+        num_threads=1,
+        minloglevel=1,
     )
     return SentencePieces(prefix.with_suffix(".model").read_bytes())

@@ -1,8 +1,9 @@
 """Weights, gradients and optimiser state as flat shared tensors, so that worker processes train one model together.
 
 Each worker computes gradients with one thread (two threads of one process wait for each other at every operation when
-the machine is busy) and updates its own part of the weights: AdamW, gradient clipping and the moving average of weights.
+the machine is busy) and updates its own part of the weights: AdamW, gradient clipping and the weights' moving average.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Arena:
         return mean
 
     def update(self, rank: int, gradient: Tensor, step: Step) -> float:
-        """AdamW on this worker's part; returns the norm of the whole gradient. A norm that is no number changes nothing."""
+        """AdamW on this worker's part; returns the whole gradient's norm. One that is no number changes nothing."""
         norm = float(self.squares.sum().sqrt())
         if not torch.isfinite(self.squares).all():
             return norm

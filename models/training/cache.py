@@ -1,7 +1,9 @@
 """The feature cache: log-mels of a corpus computed once, one flat float16 file and one index per manifest."""
+
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -34,49 +36,41 @@ class Item:
 
 
 def read_audio(entry: dict[str, Any], root: Path) -> np.ndarray:
-    """16 kHz mono float32 samples of a manifest's line; `archive.tar!member` reads a member of an archive."""
-    path, _, member = entry["audio_filepath"].partition("!")
-    if member:
-        with tarfile.open(root / path) as archive:
-            stream = archive.extractfile(member)
-            if stream is None:
-                raise ValueError(f"manifest.audio_filepath: got {member!r}, expected a file in {path}")
-            audio, rate = soundfile.read(io.BytesIO(stream.read()), dtype="float32", always_2d=True)
-    else:
-        audio, rate = soundfile.read(root / path, dtype="float32", always_2d=True)
-    mono = audio.mean(axis=1)
-    return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE).astype(np.float32)
+    """16 kHz mono float32 samples of a manifest's line; `archive.tar!member` names a member of an archive."""
+    return next(read_all([entry], root))
 
 
-def _archive_members(entries: list[dict[str, Any]], root: Path) -> Iterator[np.ndarray]:
-    """As read_audio, with each archive opened once for the whole piece."""
+def read_all(entries: list[dict[str, Any]], root: Path) -> Iterator[np.ndarray]:
+    """The samples of each line, every archive opened once."""
     archives: dict[str, tarfile.TarFile] = {}
-    try:
+    with contextlib.ExitStack() as stack:
         for entry in entries:
             path, _, member = entry["audio_filepath"].partition("!")
             if not member:
-                yield read_audio(entry, root)
+                yield _decode(root / path)
                 continue
             if path not in archives:
-                archives[path] = tarfile.open(root / path)  # closed below, it serves many members
+                archives[path] = stack.enter_context(tarfile.open(root / path))
             stream = archives[path].extractfile(member)
-            assert stream is not None, f"{member} is no file in {path}"
-            audio, rate = soundfile.read(io.BytesIO(stream.read()), dtype="float32", always_2d=True)
-            mono = audio.mean(axis=1)
-            yield mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE).astype(np.float32)
-    finally:
-        for archive in archives.values():
-            archive.close()
+            if stream is None:
+                raise ValueError(f"manifest.audio_filepath: got {member!r}, expected a file in {path}")
+            yield _decode(io.BytesIO(stream.read()))
+
+
+def _decode(file: Path | io.BytesIO) -> np.ndarray:
+    audio, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    mono: np.ndarray = audio.mean(axis=1)
+    return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE).astype(np.float32)
 
 
 def _piece(job: tuple[list[dict[str, Any]], Path, int]) -> list[np.ndarray]:
     entries, root, mels = job
     features = StreamingFeatures(mels)
-    return [features.log_mel(audio).astype(np.float16) for audio in _archive_members(entries, root)]
+    return [features.log_mel(audio).astype(np.float16) for audio in read_all(entries, root)]
 
 
 def build(manifest: Path, folder: Path, mels: int = 80, workers: int = 2) -> Path:
-    """Compute the cache of one manifest unless it is there; returns the index. The index appears last, so it is whole."""
+    """Compute the cache of one manifest unless it is there; returns the index, which appears last, so it is whole."""
     index = folder / f"{manifest.stem}.jsonl"
     if index.exists():
         return index
@@ -85,7 +79,11 @@ def build(manifest: Path, folder: Path, mels: int = 80, workers: int = 2) -> Pat
     jobs = [(entries[i : i + PIECE], manifest.parent, mels) for i in range(0, len(entries), PIECE)]
     offset = 0
     partial = index.with_suffix(".part")
-    with get_context("spawn").Pool(workers) as pool, (folder / f"{manifest.stem}.f16").open("wb") as flat, partial.open("w") as out:
+    with (
+        get_context("spawn").Pool(workers) as pool,
+        (folder / f"{manifest.stem}.f16").open("wb") as flat,
+        partial.open("w") as out,
+    ):
         for (piece, _, _), arrays in zip(jobs, pool.imap(_piece, jobs), strict=True):
             for entry, mel in zip(piece, arrays, strict=True):
                 item = Item(offset, len(mel), entry["text"], entry.get("source", ""), entry["audio_filepath"])

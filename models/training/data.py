@@ -1,6 +1,8 @@
 """Cached utterances to augmented batches of near-equal length, the order a function of seed, epoch and place."""
+
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,14 +61,16 @@ class Batch:
 
 def fits_ctc(ids: Sequence[int], frames: int) -> bool:
     """Whether CTC has a path: every token needs an encoder frame, a repeated one a blank before it too."""
-    repeats = sum(a == b for a, b in zip(ids, ids[1:], strict=False))
-    return 0 < len(ids) and len(ids) + repeats <= frames // SUBSAMPLING
+    repeats = sum(a == b for a, b in itertools.pairwise(ids))
+    return len(ids) > 0 and len(ids) + repeats <= frames // SUBSAMPLING
 
 
 class Corpus:
     """The usable utterances of some cached manifests, in memory-mapped features."""
 
-    def __init__(self, folder: Path, names: Sequence[str], tokenizer: Tokenizer, max_s: float = 25.0, mels: int = 80) -> None:
+    def __init__(
+        self, folder: Path, names: Sequence[str], tokenizer: Tokenizer, max_s: float = 25.0, mels: int = 80
+    ) -> None:
         self.parts: list[np.ndarray] = []
         self.utterances: list[Utterance] = []
         self.skipped = 0
@@ -84,7 +88,14 @@ class Corpus:
     def seconds(self) -> float:
         return sum(u.frames for u in self.utterances) / FRAMES_PER_S
 
-    def plan(self, batch_s: float, seed: int, epoch: int, workers: int = 1, up_to_s: float = math.inf) -> list[list[int]]:
+    def label_counts(self, vocab_size: int) -> Tensor:
+        """[V] float32: how often each label occurs."""
+        ids = np.concatenate([np.array(u.ids) for u in self.utterances])
+        return torch.from_numpy(np.bincount(ids, minlength=vocab_size).astype(np.float32))
+
+    def plan(
+        self, batch_s: float, seed: int, epoch: int, workers: int = 1, up_to_s: float = math.inf
+    ) -> list[list[int]]:
         """Every utterance of up to `up_to_s` once, in batches of at most `batch_s` padded seconds (or one utterance).
 
         Groups of `workers` batches of near-equal length follow each other, so that workers finish together; the last
@@ -110,7 +121,9 @@ class Corpus:
         rng.shuffle(groups)
         return [batch for group in groups for batch in group]
 
-    def batch(self, indices: Sequence[int], rng: np.random.Generator | None = None, augment: Augment | None = None) -> Batch:
+    def batch(
+        self, indices: Sequence[int], rng: np.random.Generator | None = None, augment: Augment | None = None
+    ) -> Batch:
         """The rows of a batch, longest first, augmented when both `rng` and `augment` are given."""
         rows = sorted((self.utterances[i] for i in indices), key=lambda u: -u.frames)
         places = -(-rows[0].frames // ROUND_FRAMES) * ROUND_FRAMES
@@ -147,7 +160,9 @@ class Corpus:
 def disturb(mel: np.ndarray, rng: np.random.Generator, augment: Augment) -> None:
     """Gain, then masks set to the utterance's mean, in place on [frames, mels]; masks are slices, not element-wise."""
     frames, mels = mel.shape
-    if augment.gain_db:  # a gain in amplitude is a constant on the log of power; the guard of the log is far below speech
+    if (
+        augment.gain_db
+    ):  # a gain in amplitude is a constant on the log of power; the guard of the log is far below speech
         mel += np.float32(rng.uniform(-augment.gain_db, augment.gain_db) * np.log(10.0) / 10.0)
     mean = mel.mean()
     for _ in range(augment.freq_masks):

@@ -1,4 +1,5 @@
 """The RNN-T loss with its exact gradient, and a plain slow reference beside it. Knows nothing of models."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,8 +13,8 @@ NOTHING = -1e30  # log of zero, finite so that differences stay numbers
 def rnnt_loss(logits: Tensor, labels: Tensor, frames: Tensor, label_lengths: Tensor, fast_emit: float = 0.0) -> Tensor:
     """-log P(labels) of each row under a transducer (Graves 2012); blank is the last logit.
 
-    logits (B, T, U + 1, V + 1) float32, labels (B, U), frames (B,) and label_lengths (B,) give each row's rectangle; what
-    lies outside has no influence. `fast_emit` scales the gradient of emissions by 1 + lambda (FastEmit, Yu 2021).
+    logits (B, T, U + 1, V + 1) float32, labels (B, U), frames (B,) and label_lengths (B,) give each row's rectangle;
+    what lies outside has no influence. `fast_emit` scales the gradient of emissions by 1 + lambda (FastEmit, Yu 2021).
     """
     loss: Tensor = _Transducer.apply(logits, labels, frames, label_lengths, fast_emit)
     return loss
@@ -23,7 +24,9 @@ class _Transducer(torch.autograd.Function):
     """Forward and backward variables over the lattice in float64, the gradient with respect to logits at once."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, frames: Tensor, label_lengths: Tensor, fast_emit: float) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, frames: Tensor, label_lengths: Tensor, fast_emit: float
+    ) -> Tensor:
         norm = logits.logsumexp(-1)
         index = torch.nn.functional.pad(labels, (0, 1))[:, None, :, None].expand(-1, logits.shape[1], -1, 1)
         blank = (logits[..., -1] - norm).double()
@@ -65,7 +68,7 @@ def _last_label(logits: Tensor, label_lengths: Tensor) -> Tensor:
 
 
 def _sums(emit: Tensor) -> Tensor:
-    """(B, T, U + 1): log-probability of emitting the first u labels at frame t; impossible ones are left out of the sum."""
+    """(B, T, U + 1): log-probability of emitting the first u labels at frame t, the impossible ones left out."""
     real = emit.masked_fill(emit <= NOTHING / 2, 0.0)
     return torch.nn.functional.pad(real.cumsum(-1)[..., :-1], (1, 0))
 
@@ -73,7 +76,7 @@ def _sums(emit: Tensor) -> Tensor:
 def _alphas(blank: Tensor, emit: Tensor) -> Tensor:
     """alpha[t, u]: log-probability of all ways to cell (t, u). One logcumsumexp over u for each frame:
 
-    alpha[t, u] = E[t, u] + log sum over k <= u of exp(alpha[t-1, k] + blank[t-1, k] - E[t, k]), E the sums of emissions.
+    alpha[t, u] = E[t, u] + log sum over k <= u of exp(alpha[t-1, k] + blank[t-1, k] - E[t, k]), E sums of emissions.
     """
     sums = _sums(emit)
     rows = [sums[:, 0]]

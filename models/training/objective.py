@@ -1,4 +1,5 @@
 """The loss of one batch: CTC, and RNN-T with the joint computed for a few utterances at a time."""
+
 from __future__ import annotations
 
 import math
@@ -14,13 +15,16 @@ from models.training.losses import rnnt_loss
 from models.training.settings import Stage
 from models.transducer import Model
 
+BLANK_SHARE = 0.6  # of frames, about where CTC's plateau lies
 
-def build(model: Model, mean: float, deviation: float, sample: Batch) -> None:
+
+def build(model: Model, mean: float, deviation: float, sample: Batch, counts: Tensor) -> None:
     """Initial weights that leave the blank plateau soon, for features of this mean and deviation.
 
-    The first convolution standardises its input, the others keep their input's size through ReLU; what enters the first
-    layer varies around zero with deviation 1 on `sample`. Residual branches start small: else every layer adds a vector
-    that is the same at all times, and ten of them drown what changes (docs/log.md). The CTC head starts near an even guess.
+    The first convolution standardises its input, the others keep their input's size through ReLU; what enters the
+    first layer varies around zero with deviation 1 on `sample`. Residual branches start small: else every layer adds a
+    vector that is the same at all times, and ten of them drown what changes (docs/log.md). For the same reason the CTC
+    head starts from how often each label occurs (`counts` [V]): nothing constant is left to learn.
     """
     for name, conv in model.encoder.pre_encode.conv.items():
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
@@ -32,13 +36,19 @@ def build(model: Model, mean: float, deviation: float, sample: Batch) -> None:
     with torch.no_grad():
         _centre(model, sample)
         for layer in model.encoder.layers:
-            for last in (layer.feed_forward1.linear2, layer.feed_forward2.linear2, layer.self_attn.linear_out, layer.conv.pointwise_conv2):
+            for last in (
+                layer.feed_forward1.linear2,
+                layer.feed_forward2.linear2,
+                layer.self_attn.linear_out,
+                layer.conv.pointwise_conv2,
+            ):
                 last.weight.mul_((2.0 * model.config.layers) ** -0.5)
                 if last.bias is not None:
                     last.bias.zero_()
         if model.config.ctc:
             model.ctc.decoder_layers[0].weight.mul_(0.1)
-            model.ctc.decoder_layers[0].bias.zero_()
+            share = (counts + 1.0) / (counts + 1.0).sum() * (1.0 - BLANK_SHARE)
+            model.ctc.decoder_layers[0].bias.copy_(torch.cat([share, torch.tensor([BLANK_SHARE])]).log())
 
 
 def _centre(model: Model, sample: Batch) -> None:
@@ -80,7 +90,9 @@ def _cells(frames: Tensor, labels: Tensor, start: int, stop: int) -> int:
     return (stop - start) * int(frames[start:stop].max()) * (int(labels[start:stop].max()) + 1)
 
 
-def transducer_loss(model: Model, enc: Tensor, frames: Tensor, batch: Batch, stage: Stage, limits: tuple[bool, int]) -> Tensor:
+def transducer_loss(
+    model: Model, enc: Tensor, frames: Tensor, batch: Batch, stage: Stage, limits: tuple[bool, int]
+) -> Tensor:
     """Sum over the rows of -log P(labels) under the transducer; encoder frames [B, T, D] in float32.
 
     `limits`: whether the joint runs in bfloat16, and how many cells of it are computed at once.
@@ -104,14 +116,17 @@ def transducer_loss(model: Model, enc: Tensor, frames: Tensor, batch: Batch, sta
 
 def loss_of(model: Model, batch: Batch, context: tuple[int, int], stage: Stage, bf16: bool, cells: int) -> Tensor:
     """Weighted losses per label of a batch, under one attention context."""
-    halfway: list[Tensor] = []
-    middle = model.encoder.layers[(len(model.encoder.layers) - 1) // 2]
-    hook = middle.register_forward_hook(lambda *call: halfway.append(call[2][0]))
+    between: list[Tensor] = []
+    count = len(model.encoder.layers)
+    inner = sorted({(count - 1) // 3, 2 * (count - 1) // 3}) if stage.inter_ctc_weight else []
+    hooks = [model.encoder.layers[i].register_forward_hook(lambda *call: between.append(call[2][0])) for i in inner]
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         enc, frames = model.encoder.offline(batch.mel, batch.frames, context)
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     loss = enc.new_zeros((), dtype=torch.float32)
-    for weight, hidden in ((stage.ctc_weight, enc), (stage.inter_ctc_weight, halfway[0])):
+    inner_weight = stage.inter_ctc_weight / max(1, len(between))
+    for weight, hidden in [(stage.ctc_weight, enc), *((inner_weight, hidden) for hidden in between)]:
         if weight:
             loss = loss + weight * ctc_loss(model, hidden, frames, batch, bf16)
     if stage.rnnt_weight:

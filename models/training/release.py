@@ -1,34 +1,47 @@
-"""A run's averaged weights as a model folder: model.safetensors (float16), config.json, tokenizer.model."""
+"""A run's averaged weights as a model folder (models/store.py), in float16. Knows nothing of the loop."""
+
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from models import store
 from models.config import ModelConfig
 from models.features_np import filterbank, window
 from models.tokenizer import Tokenizer
-from models.weights import model_of
+from models.transducer import Model
+
+CHECKPOINT = "checkpoint.pt"
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A released folder's weights in float32."""
-    return {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+    """A released folder's weights in float32, by name."""
+    return store.load_folder(folder)[0].state_dict()
+
+
+def set_features(model: Model) -> None:
+    """Gives the model the filterbank and window that its training features were made with."""
+    model.preprocessor.featurizer.fb.copy_(torch.from_numpy(filterbank(model.config.mels))[None])
+    model.preprocessor.featurizer.window.copy_(torch.from_numpy(window()))
+
+
+def averaged(run: Path) -> tuple[Model, Tokenizer]:
+    """The model of the run's last checkpoint with the moving average of its weights."""
+    state = torch.load(run / CHECKPOINT, weights_only=True)
+    model = Model(ModelConfig.from_dict(state["model"])).eval()
+    set_features(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(state["arena"]["ema"][name])
+    return model, Tokenizer.from_sentencepiece((run / "tokenizer.model").read_bytes())
 
 
 def release(run: Path, out: Path) -> None:
-    """Writes the folder of the run's last checkpoint; the features' buffers stay float32, as NeMo stores them."""
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    config = ModelConfig.from_dict(state["model"])
-    weights = dict(state["arena"]["ema"])
-    weights["preprocessor.featurizer.fb"] = torch.from_numpy(filterbank(config.mels))[None]
-    weights["preprocessor.featurizer.window"] = torch.from_numpy(window())
-    tokenizer = Tokenizer.from_sentencepiece((run / "tokenizer.model").read_bytes())
-    store.save(model_of(config, weights, str(run)), tokenizer, out)
+    model, tokenizer = averaged(run)
+    store.save(model, tokenizer, out, torch.float16)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,5 @@
 """What a training run is told: one yaml file, every key known, nothing guessed. Knows nothing of torch."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -21,7 +22,7 @@ class Stage:
     final_lr: float = 2e-5
     warmup_steps: int = 400
     ctc_weight: float = 1.0
-    inter_ctc_weight: float = 0.0  # CTC on the middle layer's output, through the same head: shortens the blank plateau
+    inter_ctc_weight: float = 0.0  # CTC on two inner layers, through the same head: shortens the blank plateau
     rnnt_weight: float = 0.0
     fast_emit: float = 0.0  # FastEmit's lambda: how much more an emission's gradient counts
 
@@ -42,7 +43,7 @@ class Settings:
     seed: int = 1
     batch_s: float = 40.0  # padded seconds of audio, per worker
     max_s: float = 20.0  # longer utterances are left out
-    curriculum_s: float = 7.0  # the first epoch keeps to utterances up to this long
+    curriculum_s: float = 7.0  # the first epoch keeps to utterances up to this long, undisturbed
     context_weights: tuple[float, ...] = ()  # how often each of the model's contexts is drawn; empty: evenly
     beta1: float = 0.9
     beta2: float = 0.98
@@ -54,6 +55,7 @@ class Settings:
     log_steps: int = 20
     save_minutes: float = 3.0  # checkpoint and validation
     dev_per_source: int = 30  # utterances
+    max_steps: int | None = None  # ends the run after so many updates, for trials
     augment: Augment = field(default_factory=Augment)
 
 

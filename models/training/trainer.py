@@ -1,4 +1,5 @@
-"""The training loop, read top to bottom: `python -m models.training.trainer --config X.yaml` starts or resumes a run."""
+"""The training loop, top to bottom: `python -m models.training.trainer --config X.yaml` starts or resumes a run."""
+
 from __future__ import annotations
 
 import argparse
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch import multiprocessing as mp
 
 from models.config import ModelConfig
-from models.features_np import filterbank, window
+from models.decoding import DecoderState, decode_transducer
 from models.tokenizer import Tokenizer
 from models.training import release, settings
 from models.training.arena import Arena, Step
@@ -25,7 +26,6 @@ from models.training.settings import Settings, Stage
 from models.training.wer import ctc_texts, wer, wer_by_source
 from models.transducer import Model
 
-CHECKPOINT = "checkpoint.pt"
 PLACES = ("stage", "epoch", "group", "step", "elapsed_s", "stage_step", "ending", "asked")  # what the workers share
 ELAPSED, ENDING, ASKED = PLACES.index("elapsed_s"), PLACES.index("ending"), PLACES.index("asked")
 
@@ -38,14 +38,39 @@ def new_model(told: Settings, tokenizer: Tokenizer, corpus: Corpus) -> Model:
     """A model with initial weights for this corpus, or with those of a released folder."""
     torch.manual_seed(told.seed)
     model = Model(model_config(told, tokenizer))
-    model.preprocessor.featurizer.fb.copy_(torch.from_numpy(filterbank(model.config.mels))[None])
-    model.preprocessor.featurizer.window.copy_(torch.from_numpy(window()))
+    release.set_features(model)
     if told.init:
         model.load_state_dict(release.read_weights(Path(told.init)))
     else:
         sample = np.concatenate([part[:: max(1, len(part) // 2000)] for part in corpus.parts]).astype(np.float32)
-        build(model, float(sample.mean()), float(sample.std()), corpus.batch(corpus.balanced(8)))
+        build(
+            model,
+            float(sample.mean()),
+            float(sample.std()),
+            corpus.batch(corpus.balanced(8)),
+            corpus.label_counts(len(tokenizer)),
+        )
     return model
+
+
+@torch.no_grad()
+def transcripts(
+    model: Model, dev: Corpus, chosen: list[int], tokenizer: Tokenizer, transducer: bool
+) -> dict[str, list[str]]:
+    """Greedy texts at the longest latency by head, beside the true text and the source of each utterance."""
+    context = max(model.config.contexts, key=lambda c: c[1])
+    out: dict[str, list[str]] = {"text": [], "source": [], "ctc": [], "rnnt": []}
+    for start in range(0, len(chosen), 8):
+        batch = dev.batch(chosen[start : start + 8])
+        enc, frames = model.encoder.offline(batch.mel, batch.frames, context)
+        out["text"] += batch.texts
+        out["source"] += batch.sources
+        out["ctc"] += ctc_texts(model.ctc(enc), frames, tokenizer)
+        if transducer:
+            state = DecoderState.start(model, len(frames))
+            tokens, _ = decode_transducer(model, enc, frames, torch.zeros_like(frames), state)
+            out["rnnt"] += [tokenizer.decode([token.id for token in row]) for row in tokens]
+    return out
 
 
 def learning_rate(stage: Stage, step: int, elapsed_s: float) -> float:
@@ -77,7 +102,8 @@ class Trainer:
 
     def run(self) -> None:
         if self.rank == 0:
-            self.log(f"{self.corpus.seconds / 3600:.2f} h, {len(self.corpus.utterances)} utterances, {self.corpus.skipped} left out")
+            corpus = self.corpus
+            self.log(f"{corpus.seconds / 3600:.2f} h, {len(corpus.utterances)} utterances, {corpus.skipped} left out")
         while (number := self.place("stage")) < len(self.told.stages) and not self.leaving:
             self.run_stage(self.told.stages[number])
         if self.rank == 0:
@@ -126,7 +152,8 @@ class Trainer:
         told, group = self.told, self.place("group")
         seed = (told.seed, self.place("epoch"), group)
         rng = np.random.default_rng((*seed, 1 + self.rank))
-        batch = self.corpus.batch(self.plan[group * told.workers + self.rank], rng, told.augment)
+        augment = told.augment if self.place("epoch") else None
+        batch = self.corpus.batch(self.plan[group * told.workers + self.rank], rng, augment)
         contexts = self.model.config.contexts
         weights = np.array(told.context_weights or (1.0,) * len(contexts))
         context = contexts[np.random.default_rng((*seed, 0)).choice(len(contexts), p=weights / weights.sum())]
@@ -143,10 +170,11 @@ class Trainer:
 
     def advance(self, stage: Stage, seconds: float) -> None:
         """Moves the shared places on by one group that took so many seconds."""
-        self.clock[ENDING] = self.clock[ASKED]
         self.move("elapsed_s", float(self.clock[ELAPSED]) + seconds)
         for name in ("step", "stage_step", "group"):
             self.move(name, self.place(name) + 1)
+        enough = self.told.max_steps is not None and self.place("step") >= self.told.max_steps
+        self.move("ending", enough or self.place("asked"))
         if self.place("group") >= len(self.plan) // self.told.workers:
             self.move("group", 0)
             self.move("epoch", self.place("epoch") + 1)
@@ -160,33 +188,31 @@ class Trainer:
         lr = learning_rate(stage, self.place("stage_step"), float(self.clock[ELAPSED]))
         self.log(
             f"{stage.name} {self.clock[ELAPSED] / 60:.1f} min, step {self.place('step')}, epoch {self.place('epoch')} "
-            f"({self.place('group')}/{len(self.plan) // self.told.workers}): loss {np.mean(losses):.3f}, norm {norm:.2f}, "
-            f"lr {lr:.2e}, {rate:.0f} s of audio a second"
+            f"({self.place('group')}/{len(self.plan) // self.told.workers}): loss {np.mean(losses):.3f}, "
+            f"norm {norm:.2f}, lr {lr:.2e}, {rate:.0f} s of audio a second"
         )
 
     def validate(self, stage: Stage) -> None:
-        """Greedy CTC with the averaged weights at the longest latency, on a fixed part of the dev set."""
+        """Greedy CTC, and the transducer once it is trained, with the averaged weights at the longest latency."""
         dev = Corpus(Path(self.told.cache), [self.told.dev], self.tokenizer, math.inf, self.model.config.mels)
-        chosen = dev.balanced(self.told.dev_per_source)
-        context = max(self.model.config.contexts, key=lambda c: c[1])
         self.arena.attach(self.model, self.arena.ema)
         self.model.eval()
-        wanted, heard, sources = [], [], []
-        with torch.no_grad():
-            for start in range(0, len(chosen), 8):
-                batch = dev.batch(chosen[start : start + 8])
-                enc, frames = self.model.encoder.offline(batch.mel, batch.frames, context)
-                heard += ctc_texts(self.model.ctc(enc), frames, self.tokenizer)
-                wanted += batch.texts
-                sources += batch.sources
+        heard = transcripts(
+            self.model, dev, dev.balanced(self.told.dev_per_source), self.tokenizer, bool(stage.rnnt_weight)
+        )
         self.arena.attach(self.model, self.arena.weights, self.arena.gradients[self.rank])
         self.model.train()
-        parts = ", ".join(f"{source} {rate:.3f}" for source, rate in wer_by_source(wanted, heard, sources).items())
-        self.log(f"dev WER ctc {wer(wanted, heard):.3f} ({parts}) | {wanted[0]} -> {heard[0]}")
+        for head in ("ctc", "rnnt"):
+            if heard[head]:
+                parts = wer_by_source(heard["text"], heard[head], heard["source"])
+                listed = ", ".join(f"{source} {rate:.3f}" for source, rate in parts.items())
+                example = len(heard["text"]) // 2
+                self.log(f"dev WER {head} {wer(heard['text'], heard[head]):.3f} ({listed})")
+                self.log(f"  {heard['text'][example]} -> {heard[head][example]}")
 
     def save(self) -> None:
         """Checkpoint, whole or not at all."""
-        path = Path(self.told.run) / CHECKPOINT
+        path = Path(self.told.run) / release.CHECKPOINT
         state = {"arena": self.arena.state(), "clock": self.clock.clone(), "model": self.model.config.to_dict()}
         torch.save(state, path.with_suffix(".part"))
         os.replace(path.with_suffix(".part"), path)
@@ -213,8 +239,8 @@ def train(told: Settings) -> None:
     model = new_model(told, tokenizer, corpus)
     arena = Arena(model, told.workers)
     clock = torch.zeros(len(PLACES), dtype=torch.float64).share_memory_()
-    if (folder / CHECKPOINT).exists():
-        state = torch.load(folder / CHECKPOINT, weights_only=True)
+    if (folder / release.CHECKPOINT).exists():
+        state = torch.load(folder / release.CHECKPOINT, weights_only=True)
         arena.restore(state["arena"])
         clock.copy_(state["clock"])
         clock[ENDING:] = 0

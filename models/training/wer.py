@@ -1,4 +1,5 @@
 """Word error rate over utterances and per source; greedy CTC texts. Knows nothing of training."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

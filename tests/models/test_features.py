@@ -1,4 +1,5 @@
 """Features: NeMo's numbers, whole, in chunks and in batches."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -44,7 +45,9 @@ def in_chunks(features: StreamingFeatures, pcm: np.ndarray, chunk: int) -> np.nd
 @pytest.mark.parametrize("name", CLIPS)
 @pytest.mark.parametrize(("file", "mels"), [("mel80_na", 80), ("mel128_na", 128)])
 def test_numpy_gives_nemos_numbers(name: str, file: str, mels: int) -> None:
-    np.testing.assert_allclose(StreamingFeatures(mels).log_mel(clip(name)), golden(name, file), atol=NEMO_TOLERANCE, rtol=0)
+    np.testing.assert_allclose(
+        StreamingFeatures(mels).log_mel(clip(name)), golden(name, file), atol=NEMO_TOLERANCE, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -54,7 +57,8 @@ def test_numpy_normalises_as_nemo_does(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "mels", "normalize"), [("mel80_na", 80, "none"), ("mel128_na", 128, "none"), ("mel80_per_feature", 80, "per_feature")]
+    ("file", "mels", "normalize"),
+    [("mel80_na", 80, "none"), ("mel128_na", 128, "none"), ("mel80_per_feature", 80, "per_feature")],
 )
 def test_a_torch_batch_gives_nemos_numbers_and_zeros_after_each_end(file: str, mels: int, normalize: str) -> None:
     clips = [clip(name) for name in CLIPS]
@@ -109,13 +113,18 @@ def test_chunk_rows_are_bit_identical_alone_and_in_company(chunk: int) -> None:
     rng, features = np.random.default_rng(0), StreamingFeatures(80)
     needed, later = samples_needed(0, chunk), samples_needed(1, chunk)
     scales = (1e-4, 1.0, 30.0, 0.1)
-    pcm = [(s * rng.standard_normal(n)).astype(np.float32) for s, n in zip(scales, (needed, later, 300, later), strict=True)]
+    pcm = [
+        (s * rng.standard_normal(n)).astype(np.float32)
+        for s, n in zip(scales, (needed, later, 300, later), strict=True)
+    ]
     tails = rng.standard_normal((4, TAIL)).astype(np.float32)
     tails[0] = 0.0
     firsts, last = [0, needed, needed + later, needed + 5 * later], [False, False, True, False]
     mel, valid, new_tails = features.chunk_mel_rows(tails, pcm, firsts, last, chunk)
     for row in range(4):
-        one = features.chunk_mel_rows(tails[row : row + 1], pcm[row : row + 1], firsts[row : row + 1], last[row : row + 1], chunk)
+        one = features.chunk_mel_rows(
+            tails[row : row + 1], pcm[row : row + 1], firsts[row : row + 1], last[row : row + 1], chunk
+        )
         assert np.array_equal(one[0][0], mel[row])
         assert one[1][0] == valid[row]
         assert np.array_equal(one[2][0], new_tails[row])

@@ -1,0 +1,153 @@
+"""The loop learns, resumes where it was, shares work between workers, and releases what it averaged."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import store
+from models.tokenizer import Tokenizer
+from models.training import release, settings
+from models.training.arena import Arena, Step
+from models.training.data import Corpus
+from models.training.objective import groups
+from models.training.trainer import learning_rate, train, transcripts
+from models.training.wer import ctc_texts, wer, wer_by_source
+from tests.models.training import toy
+
+SENTENCES = ["low top mid top", "mid low"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    toy.corpus(tmp_path, SENTENCES)
+    return tmp_path
+
+
+def losses(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"loss ([\d.]+)", text)]
+
+
+def steady(**values: object) -> list[dict[str, object]]:
+    """A stage whose learning rate does not depend on the clock."""
+    return [{"name": "s", "minutes": 60.0, "peak_lr": 5e-3, "final_lr": 5e-3, "warmup_steps": 5, **values}]
+
+
+def test_two_utterances_are_learnt_by_heart_by_both_heads(folder: Path) -> None:
+    both = steady(ctc_weight=0.3, inter_ctc_weight=0.2, rnnt_weight=0.7, warmup_steps=10)
+    train(toy.settings(folder, stages=both, max_steps=150, log_steps=50, ema_decay=0.9))
+    release.release(folder / "run", folder / "out")
+    model, tokenizer = store.load(folder / "out")
+    corpus = Corpus(folder / "cache", ["train"], tokenizer)
+    heard = transcripts(model, corpus, [0, 1], tokenizer, transducer=True)
+    assert sorted(heard["ctc"]) == sorted(SENTENCES)
+    assert sorted(heard["rnnt"]) == sorted(SENTENCES)
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    augmented = {"freq_masks": 1, "time_masks": 1, "gain_db": 3.0}
+    train(toy.settings(folder, stages=steady(), max_steps=6, augment=augmented))
+    whole = losses(capsys.readouterr().out)
+    for steps in (3, 6):
+        train(toy.settings(folder, stages=steady(), max_steps=steps, augment=augmented, run=str(folder / "again")))
+    halves = losses(capsys.readouterr().out)
+    assert len(whole) == 6
+    assert halves == whole
+
+
+def test_two_workers_train_one_model(folder: Path) -> None:
+    train(toy.settings(folder, stages=steady(), max_steps=2, workers=2, batch_s=1.5))
+    state = torch.load(folder / "run" / "checkpoint.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state["arena"]["weights"].values())
+    assert state["clock"][3] == 2
+
+
+def test_a_run_starts_from_released_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(toy.settings(folder, stages=steady(), max_steps=60, ema_decay=0.5))
+    release.release(folder / "run", folder / "out")
+    fresh = losses(capsys.readouterr().out)[0]
+    train(toy.settings(folder, stages=steady(), max_steps=1, init=str(folder / "out"), run=str(folder / "second")))
+    assert losses(capsys.readouterr().out)[0] < 0.3 * fresh
+
+
+def test_shared_updates_equal_one_optimiser_for_all_weights() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3))
+    reference = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3))
+    reference.load_state_dict(net.state_dict())
+    matrices = [p for p in reference.parameters() if p.dim() >= 2]
+    vectors = [p for p in reference.parameters() if p.dim() < 2]
+    adamw = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        lr=1e-2,
+        betas=(0.9, 0.98),
+    )
+    arena = Arena(net, workers=2)
+    inputs = torch.randn(2, 4, 5)
+    for number in range(1, 4):
+        for rank in range(2):
+            arena.attach(net, arena.weights, arena.gradients[rank])
+            arena.gradients[rank].zero_()
+            net(inputs[rank]).square().mean().backward()
+        slopes = [arena.gather(rank) for rank in range(2)]
+        for rank in range(2):
+            arena.update(rank, slopes[rank], Step(1e-2, number, 0.9, 0.98, 0.1, 0.5, 0.9))
+        adamw.zero_grad()
+        sum(reference(inputs[rank]).square().mean() / 2 for rank in range(2)).backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
+        adamw.step()
+    for name, wanted in reference.named_parameters():
+        got = arena.views(arena.weights)[name]
+        assert torch.allclose(got, wanted, atol=1e-5), f"{name}: max difference {(got - wanted).abs().max():.2e}"
+
+
+def test_a_gradient_that_is_no_number_changes_nothing() -> None:
+    arena = Arena(torch.nn.Linear(3, 3), workers=1)
+    before = arena.weights.clone()
+    arena.gradients[0].fill_(float("nan"))
+    arena.update(0, arena.gather(0), Step(1e-2, 1, 0.9, 0.98, 0.1, 1.0, 0.9))
+    assert torch.equal(arena.weights, before)
+
+
+def test_the_learning_rate_warms_up_over_steps_and_ends_with_the_stage() -> None:
+    stage = settings.Stage("s", minutes=10.0, peak_lr=1.0, final_lr=0.1, warmup_steps=10)
+    assert learning_rate(stage, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate(stage, 100, 0.0) == pytest.approx(1.0)
+    assert learning_rate(stage, 100, 300.0) == pytest.approx(0.55)
+    assert learning_rate(stage, 100, 600.0) == pytest.approx(0.1)
+    assert learning_rate(stage, 100, 900.0) == pytest.approx(0.1)
+
+
+def test_groups_cover_all_rows_and_keep_to_the_cells() -> None:
+    frames, labels = torch.tensor([50, 40, 40, 10, 9]), torch.tensor([9, 12, 3, 4, 1])
+    cuts = list(groups(frames, labels, 1100))
+    assert [row for cut in cuts for row in range(cut.start, cut.stop)] == [0, 1, 2, 3, 4]
+    for cut in cuts:
+        cells = (cut.stop - cut.start) * int(frames[cut].max()) * (int(labels[cut].max()) + 1)
+        assert cells <= 1100 or cut.stop - cut.start == 1
+
+
+def test_the_default_settings_are_whole_and_unknown_keys_are_refused() -> None:
+    told = settings.load(Path(settings.__file__).with_name("default.yaml"))
+    assert len(told.context_weights) == len(told.model["contexts"])
+    with pytest.raises(ValueError, match=r"settings.batch: got an unknown key"):
+        settings.from_dict({"batch": 1})
+    with pytest.raises(ValueError, match=r"stages.peak_lr: got '1e-3', expected a number"):
+        settings.from_dict({"stages": [{"name": "s", "minutes": 1, "peak_lr": "1e-3"}]})
+
+
+def test_wer_counts_errors_by_words_of_all_utterances() -> None:
+    assert wer(["a b c", "d"], ["a x c", "d"]) == pytest.approx(0.25)
+    assert wer_by_source(["a b", "c"], ["a b", ""], ["one", "two"]) == {"one": 0.0, "two": 1.0}
+    with pytest.raises(ValueError, match="got 1 hypotheses, expected 2"):
+        wer(["a", "b"], ["a"])
+
+
+def test_ctc_texts_join_repeats_and_stop_at_the_rows_end() -> None:
+    tokenizer = Tokenizer.from_labels(["a", "b"])
+    best = torch.tensor([[0, 0, 2, 0, 1, 1, 0], [1, 2, 2, 0, 0, 0, 0]])
+    logprobs = torch.nn.functional.one_hot(best, 3).float().log_softmax(-1)
+    assert ctc_texts(logprobs, torch.tensor([6, 3]), tokenizer) == ["aab", "b"]
