@@ -97,7 +97,7 @@ class Hearing:
 
 def voices_of(pcm: npt.NDArray[np.float32]) -> list[int]:
     """One voice per frame whose sample 100 is there."""
-    return [round(float(x) * 1000) for x in pcm[100::FRAME_SAMPLES]]
+    return [abs(round(float(x) * 1000)) % (VOICES + 1) for x in pcm[100::FRAME_SAMPLES]]
 
 
 def pcm_of(voices: Sequence[int]) -> npt.NDArray[np.float32]:
