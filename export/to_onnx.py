@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from export.fuse import fuse
-from export.quantize import quantize_int8
-from export.step import JointStep, PredictorStep, Step, ring_write, step_inputs, step_names
+from export.quantize import PRODUCTS_PER_LAYER, quantize_int8, quantized_products
+from export.step import JointStep, PredictorStep, Step, step_inputs, step_names
 from models.config import ConfigError, ModelConfig
 from models.fingerprint import fingerprint
 from models.store import load
@@ -64,7 +64,7 @@ def check_exportable(config: ModelConfig, precision: str) -> None:
         raise ConfigError("precision", precision, "one of " + ", ".join(PRECISIONS))
     if not config.streaming:
         raise ConfigError(
-            "model", config.name, "a streaming model; this one hears whole files only (--latency offline)"
+            "model", config.name, "a streaming model; this one hears whole files (--latency offline)"
         )
     if len({left for left, _ in config.contexts}) > 1:
         raise ConfigError("contexts", config.contexts, "one left context for all latencies")
@@ -72,7 +72,10 @@ def check_exportable(config: ModelConfig, precision: str) -> None:
 
 def _write(model: Model, tokenizer: Tokenizer, folder: Path, precision: str) -> None:
     step = fuse(step_graph(model))
-    _save(quantize_int8(step) if precision == "int8" else step, folder / "step.onnx")
+    if precision == "int8":
+        step = quantize_int8(step)
+        assert quantized_products(step) == PRODUCTS_PER_LAYER * model.config.layers + 1, "a product was missed"
+    _save(step, folder / "step.onnx")
     if model.config.transducer:
         _save(predictor_graph(model), folder / "predictor.onnx")
         _save(joint_graph(model), folder / "joint.onnx")
@@ -103,6 +106,7 @@ def _swap(work: Path, out: Path) -> None:
 
 def _save(graph: onnx.ModelProto, path: Path) -> None:
     graph.ir_version = IR_VERSION
+    _forget_sources(graph)
     onnx.save(
         graph,
         path,
@@ -110,6 +114,14 @@ def _save(graph: onnx.ModelProto, path: Path) -> None:
         location=path.with_suffix(".weights").name,
         size_threshold=4096,
     )
+
+
+def _forget_sources(graph: onnx.ModelProto) -> None:
+    """The exporter notes source lines and paths of the machine it ran on at every node."""
+    for part in (graph, graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer):
+        part.ClearField("metadata_props")
+    for part in (*graph.graph.input, *graph.graph.output):
+        part.ClearField("metadata_props")
 
 
 def step_graph(model: Model) -> onnx.ModelProto:

@@ -90,7 +90,8 @@ class CpuBackend(ABC):
         self.arena.put(slot, state)
 
     def close(self) -> None:
-        """Nothing to give back but memory, which goes with the object."""
+        """No stream is open from here on; memory goes with the object."""
+        self.arena.opened[:] = False
 
     def _check_slot(self, slot: int, opened: bool = False) -> None:
         if not 0 <= slot < self.slots:
@@ -119,7 +120,8 @@ class CpuBackend(ABC):
         last = np.array([row.last for row in rows])
         before = arena.frames[slots]
         pcm = [row.pcm for row in rows]
-        mel, valid, tails = self._features.chunk_mel_rows(arena.tail[slots], pcm, arena.samples[slots], last, chunk)
+        with np.errstate(over="ignore", invalid="ignore"):  # absurdly loud rows are found in `_decode`
+            mel, valid, tails = self._features.chunk_mel_rows(arena.tail[slots], pcm, arena.samples[slots], last, chunk)
         scores, counts = self._encode(slots, mel, valid, last)
         arena.tail[slots] = tails
         arena.samples[slots] += [len(samples) for samples in pcm]

@@ -53,6 +53,7 @@ class OrtBackend(CpuBackend):
 
     def close(self) -> None:
         """Drop the sessions and what is bound to them."""
+        super().close()
         self._bindings.clear()
         self._session = None
 

@@ -1,0 +1,112 @@
+"""Golden models as the backends want them, exported once a session, and how the tests stream clips through them."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from models.config import ModelConfig
+from streamer.backends import load_backend
+from streamer.backends.base import Backend, Row, samples_needed
+from streamer.decoding import Token
+
+GOLDEN = Path(__file__).parent / "golden"
+STREAMING = (
+    "ctc_bpe", "eou_bpe", "hybrid_bpe", "prompt_hybrid", "prompt_rnnt", "rnnt_bpe_bn128", "rnnt_char", "tdt_bpe",
+)  # fmt: skip
+CLIPS = ("speech", "pause", "short")
+SLOTS = 6
+
+
+def checkpoint(model: str) -> Path:
+    return GOLDEN / "models" / model / f"{model}.nemo"
+
+
+@functools.cache
+def exported(model: str, precision: str = "fp32") -> Path:
+    """The ONNX folder of a golden model; made on first use, gone with the process."""
+    from export.to_onnx import export_model
+
+    return export_model(checkpoint(model), Path(_folder().name) / f"{model}-{precision}", precision)
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="exported-")
+
+
+def fresh(kind: str, slots: int = SLOTS) -> Backend:
+    """A backend named as `ort:tdt_bpe`, `ort:hybrid_bpe:int8`, `pytorch:ctc_bpe` or `fake`."""
+    name, _, rest = kind.partition(":")
+    model, _, precision = rest.partition(":")
+    path = {"ort": lambda: exported(model, precision or "fp32"), "pytorch": lambda: checkpoint(model)}
+    return load_backend(name, path.get(name, Path)(), slots)
+
+
+@functools.cache
+def clip(name: str) -> np.ndarray:
+    pcm, rate = soundfile.read(GOLDEN / "clips" / f"{name}.wav", dtype="float32")
+    assert rate == 16000
+    return pcm
+
+
+def expected(model: str, name: str, context: tuple[int, int], language: str | None) -> list[tuple[int, int]] | None:
+    """(token, frame) of NeMo's offline transcription; None where there is none for this language."""
+    arrays = np.load(GOLDEN / "models" / model / f"{name}.npz")
+    head = "ctc" if model == "ctc_bpe" else "rnnt"
+    key = f"transcribe/{context[0]}_{context[1]}/" + (f"{language}/" if language else "") + head
+    if f"{key}_tokens" not in arrays:
+        return None
+    return list(zip(arrays[f"{key}_tokens"].tolist(), arrays[f"{key}_frames"].tolist(), strict=True))
+
+
+@dataclass
+class Stream:
+    """One clip on its way through a slot."""
+
+    slot: int
+    pcm: np.ndarray
+    chunk: int
+    index: int = 0
+    done: bool = False
+
+    def __post_init__(self) -> None:
+        self.tokens: list[Token] = []
+
+    def next_row(self) -> Row:
+        needed = samples_needed(self.index, self.chunk)
+        part, self.pcm = self.pcm[:needed], self.pcm[needed:]
+        self.index += 1
+        self.done = len(part) < needed
+        return Row(self.slot, part, self.done)
+
+
+def launch(backend: Backend, streams: Sequence[Stream]) -> None:
+    """One chunk for each of `streams`, which share a chunk length."""
+    rows = [stream.next_row() for stream in streams]
+    for stream, heard in zip(streams, backend.collect(backend.launch(streams[0].chunk, rows)), strict=True):
+        assert isinstance(heard, list), heard
+        stream.tokens += heard
+
+
+def hear(backend: Backend, slot: int, pcm: np.ndarray, chunk: int, prompt: int | None = None) -> list[Token]:
+    """A clip alone in a slot."""
+    backend.open(slot, prompt)
+    stream = Stream(slot, pcm, chunk)
+    while not stream.done:
+        launch(backend, [stream])
+    return stream.tokens
+
+
+def plain(tokens: Sequence[Token]) -> list[tuple[int, int]]:
+    return [(token.id, token.frame) for token in tokens]
+
+
+def longest_chunk(config: ModelConfig) -> int:
+    return max(config.chunks)
