@@ -53,16 +53,18 @@ class Connection:
         self._resumed = -RESUME_S
         self._given_up = False
         self._broken = False
+        self._leaving = False
 
     async def run(self, session_id: str) -> None:
         """Until the client has gone or has got everything. The engine's stream is open already, and ends with us."""
         self.id = session_id
         self._guard(lambda: self._session.start(session_id))
-        tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
+        self._reader = asyncio.create_task(self._read())
+        tasks = [self._reader, asyncio.create_task(self._write())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if self._session.done or self._broken:  # the reader saw our close first: the writer is about to end
-                await asyncio.wait(tasks[:1], timeout=self._house.limits.send_timeout_s)
+            if self._leaving:
+                await asyncio.wait(tasks)
         finally:
             self._house.engine.drop(self.id)
             for task in tasks:
@@ -144,11 +146,20 @@ class Connection:
     async def _close(self, hangup: Hangup) -> None:
         if self._given_up:
             return await self._give_up()
+        await self._stop_reading()
         await self._socket.close(code=hangup.code, message=hangup.reason.encode()[:120])
         log.info("closed %d %s", hangup.code, hangup.reason, extra={"session": self.id})
 
+    async def _stop_reading(self) -> None:
+        """aiohttp waits for the client's close frame only if nobody else reads. Without that wait the kernel answers
+        audio that still comes with a reset, and the last finals are lost on their way."""
+        self._leaving = True
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+
     async def _give_up(self) -> None:
         self._given_up = True
+        await self._stop_reading()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await self._socket.close(code=1008, message=b"reads too slowly")

@@ -47,7 +47,7 @@ def test_the_command_line_wins_over_the_environment_over_the_file(tmp_path: Path
         ("session.idle_s=nan", "session.idle_s=nan: expected 0.1 to 86400"),
         ("endpoint.enabled=perhaps", "endpoint.enabled=perhaps: expected true or false"),
         ("log.format=xml", "log.format=xml: expected one of text, json"),
-        ("server.tls_cert=a.pem", "server.tls_cert=a.pem: expected both server.tls_cert and server.tls_key, or neither"),
+        ("server.tls_key=a.pem", "server.tls_cert='': expected both server.tls_cert and server.tls_key, or neither"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_sentence(override: str, sentence: str) -> None:

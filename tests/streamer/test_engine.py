@@ -93,7 +93,8 @@ def test_counts_are_of_the_whole_stream() -> None:
     last = ear.of("a")[-1]
     assert isinstance(last, Heard)
     samples = len(spell("abcdefghij"))
-    assert (last.samples, last.frames, last.finished) == (samples, FakeBackend(1).config.encoder_frames(samples // 160), True)
+    frames = FakeBackend(1).config.encoder_frames(samples // 160)
+    assert (last.samples, last.frames, last.finished) == (samples, frames, True)
     assert [h.frames for h in ear.of("a")[:-1] if isinstance(h, Heard)] == [7]
 
 

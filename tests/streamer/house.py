@@ -1,0 +1,115 @@
+"""A daemon on the toy backend with real sockets, for the server's tests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from streamer.backends.fake import FakeBackend, spell
+from streamer.config import load
+from streamer.server import Daemon
+
+Message = dict[str, Any]
+
+
+def wire(text: str) -> bytes:
+    """16 bit PCM that the toy hears as `text`."""
+    return (spell(text) * 32767).astype("<i2").tobytes()
+
+
+class House:
+    """A running daemon; `code` is its exit code once it has ended."""
+
+    def __init__(self, daemon: Daemon, task: asyncio.Task[int], scheme: str) -> None:
+        self.daemon, self.task, self.scheme = daemon, task, scheme
+
+    @property
+    def port(self) -> int:
+        return self.daemon.port
+
+    @property
+    def http(self) -> str:
+        return f"http{self.scheme[2:]}://127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def client(self, query: str = "", **options: Any) -> AsyncIterator[ClientConnection]:
+        url = f"{self.scheme}://127.0.0.1:{self.port}/v1/stream{query and '?' + query}"
+        async with connect(url, compression=None, **{"max_size": None, **options}) as socket:
+            yield socket
+
+    async def empty(self) -> None:
+        """Wait until all connections have ended."""
+        for _ in range(500):
+            if not self.daemon.connections:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{len(self.daemon.connections)} connections did not end")
+
+
+@asynccontextmanager
+async def house(*options: str, backend: FakeBackend | None = None, scheme: str = "ws") -> AsyncIterator[House]:
+    """The daemon with these options, ended (and its engine checked) at the end of the block."""
+    config = load(env={}, overrides=["server.port=0", "model.latency_ms=80", "session.tail_ms=160", *options])
+    daemon = Daemon(config, backend or FakeBackend(8))
+    await daemon.start()
+    task = asyncio.create_task(daemon.run())
+    try:
+        yield House(daemon, task, scheme)
+    finally:
+        daemon.stop()
+        await asyncio.wait_for(task, config.server.shutdown_s + 5)
+    if daemon.engine.failure is None:
+        daemon.engine.check()
+
+
+async def listen(socket: ClientConnection) -> list[Message]:
+    """Everything the server says until it closes."""
+    said = []
+    try:
+        async for text in socket:
+            said.append(json.loads(text))
+    except ConnectionClosed:
+        pass
+    return said
+
+
+async def until(socket: ClientConnection, kind: str, timeout_s: float = 5.0) -> Message:
+    """The next message of this type; what comes before it is passed over."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            message: Message = json.loads(await socket.recv())
+            if message["type"] == kind:
+                return message
+
+
+async def say(socket: ClientConnection, kind: str, **fields: Any) -> None:
+    """One text message."""
+    await socket.send(json.dumps({"type": kind, **fields}))
+
+
+def finals(said: list[Message]) -> str:
+    """The words of all finals."""
+    return " ".join(message["text"] for message in said if message["type"] == "final" and message["text"])
+
+
+def kinds(said: list[Message]) -> list[str]:
+    """Types in order, runs of partials as one."""
+    types = [message["type"] for message in said]
+    return [t for i, t in enumerate(types) if not (t == "partial" and i and types[i - 1] == "partial")]
+
+
+async def talk(house_: House, text: str, query: str = "", piece: int = 1001, **options: Any) -> list[Message]:
+    """Say `text`, close, and give back all that came."""
+    async with house_.client(query, **options) as socket:
+        pcm = wire(text)
+        with suppress(ConnectionClosed):  # refused: the reason is among what was said
+            for at in range(0, len(pcm), piece):
+                await socket.send(pcm[at : at + piece])
+            await say(socket, "close")
+        return await listen(socket)

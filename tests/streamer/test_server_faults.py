@@ -1,0 +1,387 @@
+"""What goes wrong at a daemon: faults stay where they are, limits hold, nothing hangs, no final is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket as sockets
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from streamer.backends.base import Row
+from streamer.backends.fake import FakeBackend, Faults, dead_from, failing, slow
+from streamer.session import Session
+from tests.streamer.house import House, finals, house, kinds, listen, say, talk, until, wire
+
+ROOT = Path(__file__).parents[2]
+WARM_UP = 48  # launches that measuring takes on 8 slots: 4 chunk lengths, 4 sizes, 3 steps
+
+
+# Faults of the engine.
+
+
+async def test_an_exception_in_a_step_ends_its_stream_with_error_and_final_and_no_other() -> None:
+    armed = threading.Event()
+
+    def on_launch(_launch: int, rows: Sequence[Row]) -> None:
+        if armed.is_set() and any(np.abs(row.pcm).max(initial=0) > 0.7 for row in rows):
+            raise RuntimeError("fails on loud audio, as ordered")
+
+    text = wire("these words are still well")
+    async with house(backend=FakeBackend(8, Faults(on_launch))) as home, home.client() as bad, home.client() as good:
+        await bad.send(wire("abc"))
+        await good.send(text[:20_000])
+        await until(bad, "partial")
+        await until(good, "partial")
+        armed.set()
+        await bad.send(wire("zzzz"))
+        said = await listen(bad)
+        assert kinds(said)[-3:] == ["error", "final", "closed"]
+        assert next(m for m in said if m["type"] == "error")["code"] == "internal"
+        assert said[-2]["reason"] == "error"
+        assert said[-2]["text"].startswith("a"), "the final has what was heard"
+        assert bad.close_code == 1011
+        await good.send(text[20_000:])
+        await say(good, "close")
+        assert finals(await listen(good)) == "these words are still well"
+
+
+async def test_a_bad_row_touches_no_neighbour() -> None:
+    def on_row(row: Row) -> Exception | None:
+        return ValueError("as ordered") if len(row.pcm) and row.pcm[0] > 0.7 else None
+
+    async with house(backend=FakeBackend(8, Faults(on_row=on_row))) as home:
+        texts = ["abc def", "zzz zzz", "ghi jkl"]
+        said = await asyncio.gather(*(talk(home, text) for text in texts))
+    assert finals(said[0]) == "abc def"
+    assert finals(said[2]) == "ghi jkl"
+    assert kinds(said[1])[-3:] == ["error", "final", "closed"]
+
+
+@pytest.mark.parametrize("kind", ["fails", "hangs"])
+async def test_a_dead_engine_closes_every_client_with_an_error_and_ends_non_zero(kind: str) -> None:
+    gate = threading.Event()
+    hang = Faults(lambda launch, _rows: gate.wait(20) and None if launch >= WARM_UP else None)
+    backend = FakeBackend(8, dead_from(WARM_UP) if kind == "fails" else hang)
+    limit = "engine.step_timeout_s=0.2"
+    async with house(limit, backend=backend) as home, home.client() as idle, home.client() as talks:
+        await until(idle, "ready")
+        await talks.send(wire("words"))
+        for client in (idle, talks):
+            said = await asyncio.wait_for(listen(client), 5)
+            assert kinds(said)[-3:] == ["error", "final", "closed"]
+            assert client.close_code == 1011
+        gate.set()
+        assert await asyncio.wait_for(home.task, 10) == 1
+
+
+async def test_a_bug_in_a_session_ends_that_session_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = Session.receive
+
+    def buggy(self: Session, event: object, now: float) -> list:
+        if getattr(event, "pcm", b"") == b"bug!":
+            raise ZeroDivisionError("as ordered")
+        return receive(self, event, now)
+
+    monkeypatch.setattr(Session, "receive", buggy)
+    async with house() as home, home.client() as bad, home.client() as good:
+        await good.send(wire("fine"))
+        await bad.send(b"bug!")
+        said = await asyncio.wait_for(listen(bad), 5)
+        assert said[-1]["code"] == "internal"
+        assert "ZeroDivision" not in str(said)
+        assert bad.close_code == 1011
+        await say(good, "close")
+        assert finals(await listen(good)) == "fine"
+
+
+async def test_a_single_failed_step_leaves_the_daemon_alive() -> None:
+    async with house(backend=FakeBackend(8, failing(WARM_UP))) as home:
+        assert "error" in kinds(await talk(home, "unlucky"))
+        assert finals(await talk(home, "lucky")) == "lucky"
+        assert not home.task.done()
+
+
+# Clients that behave badly.
+
+
+async def test_a_client_that_vanishes_gives_its_slot_back() -> None:
+    async with house(backend=FakeBackend(2)) as home:
+        for _ in range(5):
+            async with home.client() as socket:
+                await until(socket, "ready")
+                await socket.send(wire("gone in a mo"))
+                socket.transport.abort()
+            await home.empty()
+        assert finals(await talk(home, "here")) == "here"
+
+
+async def test_half_a_request_is_cut_off_and_a_whole_one_is_not() -> None:
+    async with house("server.handshake_s=0.3") as home, home.client() as whole:
+        await until(whole, "ready")
+        for half in (b"", b"GET /v1/str", b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", home.port)
+            began = time.monotonic()
+            writer.write(half)
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 3) == b""
+            assert 0.2 < time.monotonic() - began < 2
+            writer.close()
+        await whole.send(wire("unharmed"))
+        await say(whole, "close")
+        assert finals(await listen(whole)) == "unharmed"
+
+
+async def test_a_message_that_is_too_long_is_refused_in_words_and_a_huge_one_with_1009() -> None:
+    async with house("server.max_message_bytes=10000") as home:
+        async with home.client() as socket:
+            await socket.send(wire("ab"))
+            await socket.send(bytes(10_002))
+            error = await until(socket, "error")
+            assert error["message"] == "message='10002 bytes': expected at most 10000 bytes; it was not heard"
+            await say(socket, "close")
+            assert finals(await listen(socket)) == "ab"
+        async with home.client() as socket:
+            await socket.send(bytes(50_000))
+            await listen(socket)
+            assert socket.close_code == 1009
+
+
+async def test_a_client_that_reads_too_slowly_is_closed_and_others_do_not_notice() -> None:
+    options = ("server.max_outgoing=16", "server.send_timeout_s=0.5", "endpoint.enabled=false", "session.idle_s=30")
+    async with house(*options) as home:
+        writer = await deaf_client(home.port)
+        finalize = masked(b'{"type":"finalize"}', 1)
+        async with asyncio.timeout(20):
+            while home.daemon.connections:
+                with contextlib.suppress(ConnectionError):
+                    writer.write(finalize * 20)
+                    await writer.drain()
+                await asyncio.sleep(0.001)
+        assert finals(await talk(home, "not delayed")) == "not delayed"
+        writer.transport.abort()
+
+
+async def deaf_client(port: int) -> asyncio.StreamWriter:
+    """A WebSocket that never reads again after its handshake."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    raw: sockets.socket = writer.get_extra_info("socket")
+    raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    writer.write(
+        b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    assert isinstance(writer.transport, asyncio.Transport)
+    writer.transport.pause_reading()
+    return writer
+
+
+def masked(payload: bytes, opcode: int) -> bytes:
+    """A short client frame, its mask all zeros."""
+    assert len(payload) < 126
+    return bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+
+
+async def test_a_socket_is_not_read_above_so_much_waiting_audio() -> None:
+    async with house("server.max_waiting_s=1", "session.stall_ms=100", backend=FakeBackend(8, slow(0.05))) as home:
+        async with home.client() as socket:
+            await until(socket, "ready")
+            (session_id,) = home.daemon.connections
+            most = 0.0
+
+            async def watch() -> None:
+                nonlocal most
+                while True:
+                    most = max(most, home.daemon.engine.waiting_seconds(session_id))
+                    await asyncio.sleep(0.005)
+
+            watching = asyncio.create_task(watch())
+            word = wire("words and ")
+            for _ in range(8):
+                await socket.send(word)
+            await say(socket, "close")
+            said = await listen(socket)
+            watching.cancel()
+        assert 1.0 < most < 1.0 + 2 * len(word) / 32000
+        assert said[-1]["audio_seconds"] == pytest.approx(8 * len(word) / 32000, abs=0.01)
+        reasons = [m["reason"] for m in said if m["type"] == "final"]
+        assert "stall" not in reasons, "our own pause was taken for one of the client's"
+
+
+async def test_silence_on_the_wire_ends_a_session_with_its_final_and_keepalive_does_not() -> None:
+    options = ("session.idle_s=0.6", "session.stall_ms=300")
+    async with house(*options) as home, home.client() as idle, home.client() as kept:
+        began = time.monotonic()
+        await idle.send(wire("words then silence"))
+        await kept.send(wire("kept"))
+
+        async def keep() -> None:
+            for _ in range(7):
+                await asyncio.sleep(0.2)
+                await say(kept, "keepalive")
+
+        keeping = asyncio.create_task(keep())
+        said = await asyncio.wait_for(listen(idle), 5)
+        assert 0.5 < time.monotonic() - began < 3
+        assert finals(said) == "words then silence"
+        assert [m["code"] for m in said if m["type"] == "error"] == ["idle_timeout"]
+        assert said[-1]["type"] == "closed"
+        await keeping
+        await say(kept, "close")
+        assert finals(await listen(kept)) == "kept"
+        assert kept.close_code == 1000
+
+
+async def test_the_longest_session_ends_with_its_final() -> None:
+    async with house("session.max_session_s=0.5") as home, home.client() as socket:
+        await socket.send(wire("limited"))
+        said = await asyncio.wait_for(listen(socket), 5)
+        assert finals(said) == "limited"
+        assert [m["code"] for m in said if m["type"] == "error"] == ["session_limit"]
+        assert socket.close_code == 1008
+
+
+# The end.
+
+
+@asynccontextmanager
+async def process(*options: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A daemon of its own on the toy backend; yields it and its URL."""
+    code = (
+        "import sys; from streamer.config import load; from streamer.server import serve; "
+        "sys.exit(serve(load(overrides=sys.argv[1:])))"
+    )
+    fixed = ("model.backend=fake", "server.port=0", "model.latency_ms=560", "session.tail_ms=160")
+    own = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, *fixed, *options,
+        stderr=asyncio.subprocess.PIPE, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert own.stderr is not None
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                line = (await own.stderr.readline()).decode()
+                assert line, "the daemon ended before it listened"
+                if found := re.search(r"listening on (ws://\S+)", line):
+                    break
+        yield own, found[1]
+    finally:
+        if own.returncode is None:
+            own.kill()
+        await own.wait()
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_in_the_middle_loses_no_final_and_the_exit_code_is_0(kind: signal.Signals) -> None:
+    texts = [f"stream {letter} says words" for letter in "abcdefgh"]
+    async with process() as (own, url):
+        clients = [await connect(url, compression=None) for _ in texts]
+        for client, text in zip(clients, texts, strict=True):
+            await until(client, "ready")
+            await client.send(wire(text))
+        own.send_signal(kind)
+        said = await asyncio.wait_for(asyncio.gather(*(listen(client) for client in clients)), 10)
+        assert [finals(messages) for messages in said] == texts
+        for client, messages in zip(clients, said, strict=True):
+            assert messages[-2]["reason"] == "shutdown"
+            assert messages[-1]["audio_seconds"] > 1
+            assert client.close_code == 1001
+        assert await asyncio.wait_for(own.wait(), 5) == 0
+        with pytest.raises(ConnectionRefusedError):
+            await connect(url)
+
+
+async def test_audio_that_still_comes_does_not_cost_the_last_final() -> None:
+    async with house("model.latency_ms=560") as home, home.client() as client:
+        await until(client, "ready")
+
+        async def pour() -> None:
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    await client.send(bytes(3200))
+                    await asyncio.sleep(0.001)
+
+        await client.send(wire("heard before"))
+        pouring = asyncio.create_task(pour())
+        await asyncio.sleep(0.1)
+        home.daemon.stop()
+        said = await asyncio.wait_for(listen(client), 5)
+        assert kinds(said)[-2:] == ["final", "closed"]
+        assert finals(said) == "heard before"
+        assert client.close_code == 1001
+        await pouring
+
+
+async def test_a_second_signal_ends_at_once() -> None:
+    async with process("server.shutdown_s=60") as (own, url):
+        deaf = await deaf_client(int(url.split(":")[2].split("/")[0]))
+        own.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.8)
+        assert own.returncode is None, "it did not wait for the client's close"
+        own.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(own.wait(), 2) == 128 + signal.SIGTERM
+        deaf.transport.abort()
+
+
+async def test_a_client_that_never_answers_cannot_hold_up_the_end() -> None:
+    async with house("server.shutdown_s=1") as home:
+        deaf = await deaf_client(home.port)
+        home.daemon.stop()
+        assert await asyncio.wait_for(home.task, 5) == 0
+        deaf.transport.abort()
+
+
+async def test_an_engine_that_is_too_slow_for_the_deadline_still_says_what_was_heard() -> None:
+    options = ("server.shutdown_s=1.5", "engine.max_load=100")
+    async with house(*options, backend=FakeBackend(2, slow(0.2))) as home, home.client() as client:
+        await until(client, "ready")
+        await client.send(wire("much more than can be heard in time " * 3))
+        await until(client, "partial")
+        home.daemon.stop()
+        said = await asyncio.wait_for(listen(client), 6)
+        assert kinds(said)[-3:] == ["error", "final", "closed"]
+        assert said[-2]["text"].startswith("mu")
+        assert await asyncio.wait_for(home.task, 6) == 0
+
+
+async def test_while_stopping_no_new_stream_comes_in() -> None:
+    async with house("engine.max_load=100", backend=FakeBackend(2, slow(0.1))) as home, home.client() as client:
+        await until(client, "ready")
+        await client.send(wire("a long enough text"))
+        home.daemon.stop()
+        await asyncio.sleep(0.1)
+        with pytest.raises((OSError, ConnectionClosed)):
+            await connect(f"ws://127.0.0.1:{home.port}/v1/stream")
+        assert finals(await listen(client)) == "a long enough text"
+
+
+async def test_ten_clients_of_every_kind_end_and_leave_nothing_behind(tmp_path: Path) -> None:
+    async with house("session.idle_s=0.5", backend=FakeBackend(16, slow(0.001))) as home:
+
+        async def vanish(home: House) -> None:
+            async with home.client() as socket:
+                await socket.send(wire("abc"))
+                socket.transport.abort()
+
+        async def linger(home: House) -> None:
+            async with home.client() as socket:
+                await listen(socket)
+
+        await asyncio.wait_for(asyncio.gather(*(task(home) for task in (vanish, linger) * 5)), 10)
+        await home.empty()
+        home.daemon.engine.check()
+        assert finals(await talk(home, "after all")) == "after all"
+        assert not list(tmp_path.iterdir())
