@@ -72,9 +72,10 @@ class WireAudio:
 
     def _tell(self, head: bytes) -> None:
         found = container(head)
-        if found is not None:
-            raise Refusal("audio", found, f"bare {self._encoding} samples without a file header", code="bad_audio")
         self._told = True
+        if found is not None:
+            self._held = b""
+            raise Refusal("audio", found, f"bare {self._encoding} samples without a file header", code="bad_audio")
 
     def _mono(self, data: bytes) -> Samples:
         """Whole blocks of interleaved samples to their mean over channels, in -1..1."""

@@ -216,6 +216,8 @@ class Session:
         """The engine cannot go on with this stream: error, a final of what was heard, closed, hang up 1011."""
         if self._done:
             return []
+        if self._ending is None:
+            self._fed += self._audio.preview_tail().size  # what a fork may have heard of it already
         self._ending = _Ending("error", 1011, now)
         self._forks.clear()
         self._waiting = 0
@@ -230,7 +232,7 @@ class Session:
             return self._feed(self._audio.feed(data))
         except Refusal as refusal:  # the rest cannot be trusted either: what was heard before it is the last final
             said: list[Action] = [Say(event=Error(code=refusal.code, message=str(refusal)))]
-            return said + self._end(_Ending("error", 1003, now), flush=False)
+            return said + self._end(_Ending("error", 1003, now))
 
     def _feed(self, pcm: npt.NDArray[np.float32]) -> list[Action]:
         self._fed += pcm.size
@@ -284,16 +286,15 @@ class Session:
     def _limit(self, code: str, message: str, now: float, reason: str = "limit") -> list[Action]:
         return self._end(_Ending(reason, 1008, now, Error(code=code, message=message)))
 
-    def _end(self, ending: _Ending, flush: bool = True) -> list[Action]:
+    def _end(self, ending: _Ending) -> list[Action]:
         self._ending = ending
         rest = np.zeros(0, np.float32)
-        if flush:
-            try:
-                rest = self._audio.flush()
-            except Refusal as refusal:  # a file's header shorter than it takes to tell one
-                self._ending = dataclasses.replace(
-                    ending, reason="error", code=1003, error=Error(code=refusal.code, message=str(refusal))
-                )
+        try:
+            rest = self._audio.flush()
+        except Refusal as refusal:  # a file's header shorter than it takes to tell one
+            self._ending = dataclasses.replace(
+                ending, reason="error", code=1003, error=Error(code=refusal.code, message=str(refusal))
+            )
         self._fed += rest.size
         self._transcript.end(self._fed)
         return [Finish(pcm=np.concatenate([rest, self._silence()]))]
@@ -316,11 +317,9 @@ class Session:
     def _heard_fork(self, heard: Heard) -> list[Action]:
         asked = self._forks.pop(heard.mark or 0, None)
         assert asked is not None, f"heard.mark: got {heard.mark}, expected one of {sorted(self._forks)}"
-        if not (asked.answers or heard.tokens or self._transcript.pending):
-            return []  # a stall with nothing to say
-        segment = self._transcript.fork(heard.tokens, heard.frames, asked.samples)
-        actions = self._finals([segment], asked.reason) if asked.answers or segment.words else []
-        for _ in range(asked.answers - 1):
+        self._transcript.ahead(heard.tokens, heard.frames)
+        actions: list[Action] = []
+        for _ in range(max(asked.answers, self._transcript.pending)):  # a stall without words says nothing
             actions += self._finals([self._transcript.cut(asked.samples)], asked.reason)
         if self._waiting and self._ending is None:
             waiting, self._waiting = self._waiting, 0

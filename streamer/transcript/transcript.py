@@ -57,12 +57,11 @@ class Transcript:
         self._audio_s = samples / SAMPLE_RATE
         self._audio_frames = -(-samples // FRAME_SAMPLES)
 
-    def fork(self, tokens: Sequence[Token], frames: int, samples: int) -> Segment:
-        """A fork heard the audio up to `samples` and silence: everything is final, words or not."""
+    def ahead(self, tokens: Sequence[Token], frames: int) -> None:
+        """A fork heard all audio there is, and silence: what it said belongs to the segment, if that is cut now."""
         for token in self._echoes.unsaid(tokens):
             self._utterance.add(token)
         self._echoes.add(tokens, frames)
-        return self.cut(samples)
 
     def cut(self, samples: int) -> Segment:
         """The open segment is final as it is; the audio ends at `samples`."""

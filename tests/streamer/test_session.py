@@ -146,6 +146,12 @@ def test_a_stall_without_words_says_nothing() -> None:
     assert sum(isinstance(action, Fork) for action in life.actions) == 1
 
 
+def test_a_stall_after_a_finalize_that_said_it_all_says_nothing_and_counts_no_segment() -> None:
+    life = Life(replace(OPENING, latency_ms=560)).receive(audio(HELLO), Finalize()).wait(2).receive(Close())
+    assert life.texts() == [("finalize", "v1a v2c"), ("close", "")]
+    assert [final.segment for final in life.finals()] == [0, 1]
+
+
 # Limits and faults.
 
 
@@ -197,6 +203,20 @@ def test_a_file_header_is_said_even_when_the_file_ends_with_it(header: bytes) ->
     assert life.errors() == ["bad_audio"]
     assert life.texts() == [("error", "")]
     assert life.hangup == Hangup(code=1003, reason="error")
+
+
+def test_words_of_a_fork_lie_within_the_audio_that_a_failing_stream_reports() -> None:
+    life = Life(replace(OPENING, sample_rate=8000)).receive(Audio(pcm=pcm_of([1, 1]).tobytes()), Finalize())
+    life.do(life.session.failed("internal", "step: got a fault, expected tokens", life.now))
+    assert life.seen[-1] == Closed(audio_seconds=0.32)
+    assert life.finals()[0].end <= 0.32
+
+
+def test_wrong_bytes_after_resampled_audio_lose_none_of_it() -> None:
+    sound, nan = np.repeat(pcm_of(HELLO), 3), np.full(100, np.nan, np.float32)
+    life = Life(replace(OPENING, sample_rate=48000)).receive(Audio(pcm=sound.tobytes()), Audio(pcm=nan.tobytes()))
+    assert life.texts() == [("error", "v1a v2c")]
+    assert life.seen[-1] == Closed(audio_seconds=0.64)
 
 
 def test_shutdown_finishes_what_is_in_flight() -> None:

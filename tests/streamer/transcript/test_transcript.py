@@ -73,14 +73,16 @@ def test_the_silence_that_a_close_adds_ends_no_segment_and_its_tokens_are_said()
 def test_a_fork_s_tokens_are_final_and_the_stream_does_not_repeat_them() -> None:
     one = transcript()
     one.hear([token("\u2581v1", 0)], 1)
-    assert texts([one.fork([token("a", 1), token("\u2581v2", 2)], 5, samples=2 * 1280)]) == ["v1a v2"]
+    one.ahead([token("a", 1), token("\u2581v2", 2)], 5)
+    assert texts([one.cut(samples=2 * 1280)]) == ["v1a v2"]
     one.hear([token("a", 1), token("\u2581v2", 3), token("\u2581v3", 4)], 5)
     assert [w.text for w in one.draft().words] == ["v3"]
 
 
 def test_what_differs_from_a_fork_s_tokens_is_said() -> None:
     one = transcript()
-    assert texts([one.fork([token("\u2581v1", 0), token("a", 1)], 5, samples=2 * 1280)]) == ["v1a"]
+    one.ahead([token("\u2581v1", 0), token("a", 1)], 5)
+    assert texts([one.cut(samples=2 * 1280)]) == ["v1a"]
     one.hear([token("\u2581v1", 0), token("b", 3)], 4)
     assert [w.text for w in one.draft().words] == ["b"]
 
