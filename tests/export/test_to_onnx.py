@@ -1,0 +1,77 @@
+"""What an exported folder holds, and what is not exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from export import to_onnx
+from models.config import ConfigError, ModelConfig
+from models.fingerprint import fingerprint
+from models.store import load
+from tests.artefacts import checkpoint, exported
+
+
+def shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [size.dim_value or size.dim_param for size in value.type.tensor_type.shape.dim]
+
+
+def test_one_graph_serves_all_latencies_and_any_batch() -> None:
+    graph = onnx.load(exported("hybrid_bpe") / "step.onnx").graph
+    mel = next(value for value in graph.input if value.name == "mel")
+    assert [type(size) for size in shape(mel)] == [str, str, int]
+    assert sum(node.op_type == "TensorScatter" for node in graph.node) == 2 * 3
+
+
+def test_the_folder_says_what_it_is() -> None:
+    folder = exported("hybrid_bpe")
+    model, tokenizer = load(checkpoint("hybrid_bpe"))
+    about = json.loads((folder / "artefact.json").read_text())
+    assert about["hash"] == fingerprint(model)
+    assert (about["precision"], about["opset"]) == ("fp32", 24)
+    assert about["chunks"] == sorted(model.config.chunks)
+    assert ModelConfig.from_dict(json.loads((folder / "config.json").read_text())) == model.config
+    assert (folder / "tokenizer.model").read_bytes() == tokenizer.to_bytes()
+
+
+def test_the_graph_keeps_no_path_of_the_machine_it_was_made_on() -> None:
+    for path in exported("hybrid_bpe").glob("*.onnx"):
+        data = path.read_bytes()
+        assert str(Path(to_onnx.__file__).parent).encode() not in data
+        assert b"stack_trace" not in data
+
+
+def test_two_models_have_two_fingerprints() -> None:
+    model, _ = load(checkpoint("hybrid_bpe"))
+    before = fingerprint(model)
+    model.joint.enc.bias.data[0] += 1e-3
+    assert fingerprint(model) != before
+
+
+def test_a_model_for_whole_files_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected a streaming model"):
+        to_onnx.export_model(checkpoint("offline_bpe"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"precision='fp8': expected one of fp32, int8"):
+        to_onnx.export_model(checkpoint("hybrid_bpe"), tmp_path / "out", "fp8")
+
+
+def test_a_failed_export_leaves_the_old_folder_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "step.onnx").write_text("old")
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("as ordered")
+
+    monkeypatch.setattr(to_onnx, "step_graph", fails)
+    with pytest.raises(RuntimeError, match="as ordered"):
+        to_onnx.export_model(checkpoint("hybrid_bpe"), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "step.onnx").read_text() == "old"
