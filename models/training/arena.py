@@ -1,11 +1,13 @@
 """Weights, gradients and optimiser state as flat shared tensors, so that worker processes train one model together.
 
-Each worker computes gradients with one thread (two threads of one process wait for each other at every operation when
-the machine is busy) and updates its own part of the weights: AdamW, gradient clipping and the weights' moving average.
+Each worker computes with one thread: two threads of one process wait for each other at every operation when the machine
+is busy. For the same reason workers do not wait for each other's gradients: each updates the weights by itself (AdamW,
+clipping, moving average of the weights), under a lock that its caller holds.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +45,6 @@ class Arena:
                 self.decayed = size
         self.weights, self.ema, self.first, self.second = (torch.zeros(size).share_memory_() for _ in range(4))
         self.gradients = torch.zeros(workers, size).share_memory_()
-        self.squares = torch.zeros(workers).share_memory_()
-        self.size, self.workers = size, workers
         self.read(model)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -68,33 +68,21 @@ class Arena:
                 parameter.data = weights[name]
                 parameter.grad = slopes.get(name)
 
-    def part(self, rank: int) -> slice:
-        """The part of the flat tensors that a worker updates."""
-        each = -(-self.size // self.workers)
-        return slice(rank * each, min(self.size, (rank + 1) * each))
-
-    def gather(self, rank: int) -> Tensor:
-        """The mean gradient of this worker's part; leaves its square sum for `update` of all workers."""
-        mean = self.gradients[:, self.part(rank)].mean(0)
-        self.squares[rank] = mean.square().sum()
-        return mean
-
-    def update(self, rank: int, gradient: Tensor, step: Step) -> float:
-        """AdamW on this worker's part; returns the whole gradient's norm. One that is no number changes nothing."""
-        norm = float(self.squares.sum().sqrt())
-        if not torch.isfinite(self.squares).all():
+    def update(self, rank: int, step: Step) -> float:
+        """AdamW with the gradient of one worker; returns its norm. One that is no number changes nothing."""
+        gradient = self.gradients[rank]
+        norm = float(gradient.norm())
+        if not math.isfinite(norm):
             return norm
-        own = self.part(rank)
         gradient.mul_(min(1.0, step.clip_norm / (norm + 1e-6)))
-        weights, first, second = self.weights[own], self.first[own], self.second[own]
-        first.lerp_(gradient, 1 - step.beta1)
-        second.mul_(step.beta2).addcmul_(gradient, gradient, value=1 - step.beta2)
-        decayed = max(0, min(self.decayed, own.stop) - own.start)
-        weights[:decayed].mul_(1 - step.lr * step.weight_decay)
-        scale = (1 - step.beta2**step.number) ** 0.5
-        weights.addcdiv_(first, second.sqrt().div_(scale).add_(1e-8), value=-step.lr / (1 - step.beta1**step.number))
+        self.first.lerp_(gradient, 1 - step.beta1)
+        self.second.mul_(step.beta2).addcmul_(gradient, gradient, value=1 - step.beta2)
+        self.weights[: self.decayed].mul_(1 - step.lr * step.weight_decay)
+        torch.sqrt(self.second, out=gradient)
+        gradient.div_((1 - step.beta2**step.number) ** 0.5).add_(1e-8)
+        self.weights.addcdiv_(self.first, gradient, value=-step.lr / (1 - step.beta1**step.number))
         decay = min(step.ema_decay, (1 + step.number) / (10 + step.number))
-        self.ema[own].lerp_(weights, 1 - decay)
+        self.ema.lerp_(self.weights, 1 - decay)
         return norm
 
     def state(self) -> dict[str, Any]:

@@ -93,13 +93,10 @@ class Corpus:
         ids = np.concatenate([np.array(u.ids) for u in self.utterances])
         return torch.from_numpy(np.bincount(ids, minlength=vocab_size).astype(np.float32))
 
-    def plan(
-        self, batch_s: float, seed: int, epoch: int, workers: int = 1, up_to_s: float = math.inf
-    ) -> list[list[int]]:
+    def plan(self, batch_s: float, seed: int, epoch: int, up_to_s: float = math.inf) -> list[list[int]]:
         """Every utterance of up to `up_to_s` once, in batches of at most `batch_s` padded seconds (or one utterance).
 
-        Groups of `workers` batches of near-equal length follow each other, so that workers finish together; the last
-        group is filled up by repeating batches. Lengths are jittered by 5 %: company changes from epoch to epoch.
+        Lengths are jittered by 5 %: company changes from epoch to epoch.
         """
         rng = np.random.default_rng((seed, epoch))
         jittered = np.array([u.frames for u in self.utterances]) * rng.uniform(0.95, 1.05, len(self.utterances))
@@ -116,10 +113,8 @@ class Corpus:
             batches[-1].append(index)
         if not batches:
             raise ValueError(f"corpus: got no utterance of up to {up_to_s} s, expected some")
-        groups = [batches[i : i + workers] for i in range(0, len(batches), workers)]
-        groups[-1] += [batches[i % len(batches)] for i in range(workers - len(groups[-1]))]
-        rng.shuffle(groups)
-        return [batch for group in groups for batch in group]
+        rng.shuffle(batches)
+        return batches
 
     def batch(
         self, indices: Sequence[int], rng: np.random.Generator | None = None, augment: Augment | None = None

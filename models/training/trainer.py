@@ -8,11 +8,9 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch import multiprocessing as mp
 
 from models.config import ModelConfig
@@ -20,14 +18,12 @@ from models.decoding import DecoderState, decode_transducer
 from models.tokenizer import Tokenizer
 from models.training import release, settings
 from models.training.arena import Arena, Step
-from models.training.data import Batch, Corpus
+from models.training.data import Corpus
 from models.training.objective import build, full_precision_subsampling, loss_of
+from models.training.progress import Job, Progress
 from models.training.settings import Settings, Stage
 from models.training.wer import ctc_texts, wer, wer_by_source
 from models.transducer import Model
-
-PLACES = ("stage", "epoch", "group", "step", "elapsed_s", "stage_step", "ending", "asked")  # what the workers share
-ELAPSED, ENDING, ASKED = PLACES.index("elapsed_s"), PLACES.index("ending"), PLACES.index("asked")
 
 
 def model_config(told: Settings, tokenizer: Tokenizer) -> ModelConfig:
@@ -81,115 +77,74 @@ def learning_rate(stage: Stage, step: int, elapsed_s: float) -> float:
 
 
 class Trainer:
-    """One worker of a run. Worker 0 also keeps the clock, the log, the checkpoints and the validation."""
+    """One worker of a run: claims batches and applies its own updates to the shared weights, waiting for nobody.
 
-    def __init__(self, told: Settings, rank: int, shared: tuple[Model, Arena, Tensor, Any]) -> None:
+    Worker 0 also keeps the time, the log, the checkpoints and the validation.
+    """
+
+    def __init__(self, told: Settings, rank: int, shared: tuple[Model, Arena, Progress]) -> None:
         torch.set_num_threads(1)
         self.told, self.rank = told, rank
-        self.model, self.arena, self.clock, self.barrier = shared
+        self.model, self.arena, self.progress = shared
         self.tokenizer = Tokenizer.from_sentencepiece(Path(told.tokenizer).read_bytes())
         self.corpus = Corpus(Path(told.cache), told.train, self.tokenizer, told.max_s, self.model.config.mels)
         self.arena.attach(self.model, self.arena.weights, self.arena.gradients[rank])
         full_precision_subsampling(self.model)
-        self.plan: list[list[int]] = []
-        self.leaving = False
+        self.plans: dict[int, list[list[int]]] = {}
 
-    def place(self, name: str) -> int:
-        return int(self.clock[PLACES.index(name)])
-
-    def move(self, name: str, value: float) -> None:
-        self.clock[PLACES.index(name)] = value
+    def plan(self, epoch: int) -> list[list[int]]:
+        if epoch not in self.plans:
+            short = self.told.curriculum_s if epoch == 0 else math.inf
+            self.plans = {epoch: self.corpus.plan(self.told.batch_s, self.told.seed, epoch, short)}
+        return self.plans[epoch]
 
     def run(self) -> None:
-        if self.rank == 0:
-            corpus = self.corpus
-            self.log(f"{corpus.seconds / 3600:.2f} h, {len(corpus.utterances)} utterances, {corpus.skipped} left out")
-        while (number := self.place("stage")) < len(self.told.stages) and not self.leaving:
-            self.run_stage(self.told.stages[number])
-        if self.rank == 0:
-            self.save()
-
-    def run_stage(self, stage: Stage) -> None:
-        """Groups of batches, one batch a worker, until the stage's minutes are over."""
+        """The loop: batches until the last stage's minutes are over, or somebody asks to end."""
         self.model.train()
-        since = saved = time.monotonic()
-        seconds, losses = 0.0, []
-        self.make_plan()
-        while True:
-            self.barrier.wait()
-            self.leaving = bool(self.place("ending"))
-            if self.leaving or self.place("stage") != self.told.stages.index(stage):
-                return
-            batch, loss, norm = self.step(stage)
-            seconds, losses = seconds + batch.seconds, [*losses, loss]
-            self.barrier.wait()
-            if self.rank == 0:
-                now = time.monotonic()
-                self.advance(stage, now - since)
-                since = now
-                if self.place("step") % self.told.log_steps == 0:
-                    self.report(stage, losses, norm, seconds)
-                    seconds, losses = 0.0, []
-                    self.since_report = now
-                if now - saved > 60.0 * self.told.save_minutes or self.place("stage") != self.told.stages.index(stage):
-                    self.save()
-                    self.validate(stage)
-                    saved = since = self.since_report = time.monotonic()
-            self.barrier.wait()
-            if self.place("group") == 0:
-                self.make_plan()
+        last = saved = reported = time.monotonic()
+        while (job := self.progress.claim(lambda epoch: len(self.plan(epoch)))) is not None:
+            stage = self.told.stages[job.stage]
+            norm = self.update(job, stage)
+            if self.rank:
+                continue
+            now = time.monotonic()
+            over = self.progress.pass_time(now - last)
+            last = now
+            if self.progress.get("losses") >= self.told.log_steps:
+                self.report(job, stage, norm, now - reported)
+                reported = now
+            if over or now - saved > 60.0 * self.told.save_minutes:
+                self.save()
+                self.validate(stage)
+                saved = time.monotonic()
 
-    since_report = 0.0
-
-    def make_plan(self) -> None:
-        short = self.told.curriculum_s if self.place("epoch") == 0 else math.inf
-        self.plan = self.corpus.plan(self.told.batch_s, self.told.seed, self.place("epoch"), self.told.workers, short)
-        if not self.since_report:
-            self.since_report = time.monotonic()
-
-    def step(self, stage: Stage) -> tuple[Batch, float, float]:
-        """One update with this worker's batch of the group."""
-        told, group = self.told, self.place("group")
-        seed = (told.seed, self.place("epoch"), group)
-        rng = np.random.default_rng((*seed, 1 + self.rank))
-        augment = told.augment if self.place("epoch") else None
-        batch = self.corpus.batch(self.plan[group * told.workers + self.rank], rng, augment)
+    def update(self, job: Job, stage: Stage) -> float:
+        """One batch: loss, gradient, and an update of the shared weights; returns the gradient's norm."""
+        told, seed = self.told, (self.told.seed, job.epoch, job.batch)
+        augment = told.augment if job.epoch else None
+        batch = self.corpus.batch(self.plan(job.epoch)[job.batch], np.random.default_rng((*seed, 1)), augment)
         contexts = self.model.config.contexts
         weights = np.array(told.context_weights or (1.0,) * len(contexts))
         context = contexts[np.random.default_rng((*seed, 0)).choice(len(contexts), p=weights / weights.sum())]
         self.arena.gradients[self.rank].zero_()
         loss = loss_of(self.model, batch, context, stage, told.bf16, told.joint_cells)
         loss.backward()
-        self.barrier.wait()
-        gradient = self.arena.gather(self.rank)
-        self.barrier.wait()
-        number = self.place("step") + 1
-        lr = learning_rate(stage, self.place("stage_step"), float(self.clock[ELAPSED]))
-        update = Step(lr, number, told.beta1, told.beta2, told.weight_decay, told.clip_norm, told.ema_decay)
-        return batch, float(loss.detach()), self.arena.update(self.rank, gradient, update)
+        with self.progress.lock:
+            lr = learning_rate(stage, int(self.progress.get("stage_step")), self.progress.get("elapsed_s"))
+            number = int(self.progress.get("step")) + 1
+            numbers = Step(lr, number, told.beta1, told.beta2, told.weight_decay, told.clip_norm, told.ema_decay)
+            norm = self.arena.update(self.rank, numbers)
+            self.progress.heard(batch.seconds, float(loss.detach()))
+        return norm
 
-    def advance(self, stage: Stage, seconds: float) -> None:
-        """Moves the shared places on by one group that took so many seconds."""
-        self.move("elapsed_s", float(self.clock[ELAPSED]) + seconds)
-        for name in ("step", "stage_step", "group"):
-            self.move(name, self.place(name) + 1)
-        enough = self.told.max_steps is not None and self.place("step") >= self.told.max_steps
-        self.move("ending", enough or self.place("asked"))
-        if self.place("group") >= len(self.plan) // self.told.workers:
-            self.move("group", 0)
-            self.move("epoch", self.place("epoch") + 1)
-        if self.clock[ELAPSED] >= 60.0 * stage.minutes:
-            self.move("stage", self.place("stage") + 1)
-            self.move("elapsed_s", 0)
-            self.move("stage_step", 0)
-
-    def report(self, stage: Stage, losses: list[float], norm: float, seconds: float) -> None:
-        rate = seconds * self.told.workers / max(1e-9, time.monotonic() - self.since_report)
-        lr = learning_rate(stage, self.place("stage_step"), float(self.clock[ELAPSED]))
+    def report(self, job: Job, stage: Stage, norm: float, seconds: float) -> None:
+        audio_s, loss = self.progress.take_report()
+        elapsed_s, step = self.progress.get("elapsed_s"), int(self.progress.get("step"))
+        lr = learning_rate(stage, int(self.progress.get("stage_step")), elapsed_s)
         self.log(
-            f"{stage.name} {self.clock[ELAPSED] / 60:.1f} min, step {self.place('step')}, epoch {self.place('epoch')} "
-            f"({self.place('group')}/{len(self.plan) // self.told.workers}): loss {np.mean(losses):.3f}, "
-            f"norm {norm:.2f}, lr {lr:.2e}, {rate:.0f} s of audio a second"
+            f"{stage.name} {elapsed_s / 60:.1f} min, step {step}, epoch {job.epoch} ({job.batch}/"
+            f"{len(self.plan(job.epoch))}): loss {loss:.3f}, norm {norm:.2f}, lr {lr:.2e}, "
+            f"{audio_s / max(1e-9, seconds):.0f} s of audio a second"
         )
 
     def validate(self, stage: Stage) -> None:
@@ -213,8 +168,9 @@ class Trainer:
     def save(self) -> None:
         """Checkpoint, whole or not at all."""
         path = Path(self.told.run) / release.CHECKPOINT
-        state = {"arena": self.arena.state(), "clock": self.clock.clone(), "model": self.model.config.to_dict()}
-        torch.save(state, path.with_suffix(".part"))
+        with self.progress.lock:
+            state = {"arena": self.arena.state(), "progress": self.progress.state()}
+        torch.save({**state, "model": self.model.config.to_dict()}, path.with_suffix(".part"))
         os.replace(path.with_suffix(".part"), path)
 
     @staticmethod
@@ -222,12 +178,13 @@ class Trainer:
         print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
-def work(rank: int, told: Settings, shared: tuple[Model, Arena, Tensor, Any]) -> None:
-    """A worker process; SIGTERM and SIGINT let worker 0 save and all of them end."""
-    clock = shared[2]
+def work(rank: int, told: Settings, shared: tuple[Model, Arena, Progress]) -> Trainer:
+    """What a worker process does; SIGTERM and SIGINT make all of them end after their batch, and worker 0 save."""
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: clock[ASKED:].fill_(1.0))
-    Trainer(told, rank, shared).run()
+        signal.signal(name, lambda *_: shared[2].ask_to_end())
+    trainer = Trainer(told, rank, shared)
+    trainer.run()
+    return trainer
 
 
 def train(told: Settings) -> None:
@@ -236,22 +193,23 @@ def train(told: Settings) -> None:
     tokenizer = Tokenizer.from_sentencepiece(Path(told.tokenizer).read_bytes())
     (folder / "tokenizer.model").write_bytes(tokenizer.to_bytes())
     corpus = Corpus(Path(told.cache), told.train, tokenizer, told.max_s)
+    hours, count = corpus.seconds / 3600, len(corpus.utterances)
+    Trainer.log(f"{hours:.2f} h, {count} utterances, {corpus.skipped} left out")
     model = new_model(told, tokenizer, corpus)
-    arena = Arena(model, told.workers)
-    clock = torch.zeros(len(PLACES), dtype=torch.float64).share_memory_()
+    context = mp.get_context("spawn")
+    arena, progress = Arena(model, told.workers), Progress(told, context)
     if (folder / release.CHECKPOINT).exists():
         state = torch.load(folder / release.CHECKPOINT, weights_only=True)
         arena.restore(state["arena"])
-        clock.copy_(state["clock"])
-        clock[ENDING:] = 0
-    context = mp.get_context("spawn")
-    shared = (model, arena, clock, context.Barrier(told.workers, timeout=600))
+        progress.restore(state["progress"])
+    shared = (model, arena, progress)
     others = [context.Process(target=work, args=(rank, told, shared), daemon=True) for rank in range(1, told.workers)]
     for process in others:
         process.start()
-    work(0, told, shared)
+    trainer = work(0, told, shared)
     for process in others:
         process.join()
+    trainer.save()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,13 +59,9 @@ def test_audio_inside_an_archive_is_read_as_outside(folder: Path) -> None:
     np.testing.assert_allclose(frames[: items[0].frames], StreamingFeatures(80).log_mel(inside), atol=0.01)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_every_utterance_comes_once_an_epoch(corpus: Corpus, workers: int) -> None:
-    plan = corpus.plan(3.0, seed=1, epoch=2, workers=workers)
-    counts = collections.Counter(index for batch in plan for index in batch)
-    assert set(counts) == set(range(len(SENTENCES)))
-    assert len(plan) % workers == 0
-    assert sum(n - 1 for n in counts.values()) == 0 or workers > 1, "only the filling of the last group repeats"
+def test_every_utterance_comes_once_an_epoch(corpus: Corpus) -> None:
+    plan = corpus.plan(3.0, seed=1, epoch=2)
+    assert sorted(index for batch in plan for index in batch) == list(range(len(SENTENCES)))
     for batch in plan:
         longest = max(corpus.utterances[i].frames for i in batch)
         assert len(batch) == 1 or longest * len(batch) <= 300
