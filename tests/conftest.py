@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,15 +19,8 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The ONNX folder of a golden model, by name and precision; exported once a session."""
+def hybrid() -> Path:
+    """The golden hybrid model, exported to ONNX in fp32."""
+    from tests.artefacts import exported
 
-    @cache
-    def export_golden(name: str = "hybrid_bpe", precision: str = "fp32") -> Path:
-        from streamer.artefacts import export_model
-
-        folder = tmp_path_factory.mktemp("exported") / f"{name}-{precision}"
-        export_model(golden / "models" / name / f"{name}.nemo", folder, precision)
-        return folder
-
-    return export_golden
+    return exported("hybrid_bpe")

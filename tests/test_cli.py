@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from tests.served import served
 
 NAMES = ("serve", "transcribe", "stream", "eval", "models", "export", "train", "bench", "demo")
 LATENCIES = {"14_13": "1120", "14_6": "560", "14_1": "160", "14_0": "80"}  # of the golden hybrid model
-Export = Callable[..., Path]
 
 
 def failing(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
@@ -85,11 +83,11 @@ def test_wrong_usage_is_exit_code_two(argv: list[str], capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("context", LATENCIES)
 def test_transcribe_json_gives_nemos_tokens_and_frames(
-    context: str, golden: Path, exported: Export, capsys: pytest.CaptureFixture[str]
+    context: str, golden: Path, hybrid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clips = ("speech", "pause", "short")
     files = [str(golden / "clips" / f"{clip}.wav") for clip in clips]
-    code = main(["transcribe", "--model", str(exported()), "--latency", LATENCIES[context], "--json", *files])
+    code = main(["transcribe", "--model", str(hybrid), "--latency", LATENCIES[context], "--json", *files])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert code == 0
     assert [line["audio_filepath"] for line in lines] == files
@@ -102,36 +100,36 @@ def test_transcribe_json_gives_nemos_tokens_and_frames(
 
 
 def test_many_files_come_in_their_order_however_long_they_are(
-    golden: Path, exported: Export, capsys: pytest.CaptureFixture[str]
+    golden: Path, hybrid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [str(golden / "clips" / f"{clip}.wav") for clip in ("speech", "short") * 12]
-    assert main(["transcribe", "--model", str(exported()), "--json", *files]) == 0
+    assert main(["transcribe", "--model", str(hybrid), "--json", *files]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["audio_filepath"] for line in lines] == files
     assert len({line["text"] for line in lines}) == 2
 
 
 def test_any_rate_and_channels_are_heard(
-    tmp_path: Path, golden: Path, exported: Export, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, golden: Path, hybrid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pcm, rate = soundfile.read(golden / "clips" / "short.wav", dtype="float32")
     soundfile.write(tmp_path / "stereo.flac", np.stack([pcm, pcm], axis=1), rate)
     soundfile.write(tmp_path / "slow.wav", pcm, 44100)
     files = [str(tmp_path / "stereo.flac"), str(tmp_path / "slow.wav"), str(golden / "clips" / "short.wav")]
-    assert main(["transcribe", "--model", str(exported()), "--json", *files]) == 0
+    assert main(["transcribe", "--model", str(hybrid), "--json", *files]) == 0
     stereo, slow, plain = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert stereo["tokens"] == plain["tokens"]
     assert slow["duration"] == pytest.approx(len(pcm) / 44100, abs=0.001)
 
 
 def test_a_bad_file_is_said_and_the_others_are_heard(
-    tmp_path: Path, golden: Path, exported: Export, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, golden: Path, hybrid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.wav").write_text("no sound")
     soundfile.write(tmp_path / "nan.wav", np.full(1600, np.nan, np.float32), 16000, subtype="FLOAT")
     bad = [str(tmp_path / name) for name in ("missing.wav", "text.wav", "nan.wav")]
     good = str(golden / "clips" / "short.wav")
-    assert main(["transcribe", "--model", str(exported()), *bad, good]) == 1
+    assert main(["transcribe", "--model", str(hybrid), *bad, good]) == 1
     out, err = capsys.readouterr()
     assert out.startswith(f"{good}: ")
     assert [line.rpartition("/")[2].split(": ")[:2] for line in err.splitlines()] == [
@@ -142,10 +140,10 @@ def test_a_bad_file_is_said_and_the_others_are_heard(
 
 
 def test_a_latency_the_model_lacks_is_answered_with_those_it_has(
-    exported: Export, capsys: pytest.CaptureFixture[str]
+    hybrid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for latency in ("100", "offline", "fast"):
-        code, err = failing(capsys, "transcribe", "--model", str(exported()), "--latency", latency, "a.wav")
+        code, err = failing(capsys, "transcribe", "--model", str(hybrid), "--latency", latency, "a.wav")
         assert code == 2
         assert "80, 160, 560, 1120 ms" in err
 
@@ -197,8 +195,8 @@ def test_without_torch_a_nemo_file_names_the_extra(
     assert "pip install 'streamer-asr[torch]'" in err
 
 
-def test_models_info_says_what_a_model_is(golden: Path, exported: Export, capsys: pytest.CaptureFixture[str]) -> None:
-    for model in (exported(), golden / "models" / "hybrid_bpe" / "hybrid_bpe.nemo"):
+def test_models_info_says_what_a_model_is(golden: Path, hybrid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model in (hybrid, golden / "models" / "hybrid_bpe" / "hybrid_bpe.nemo"):
         assert main(["models", "info", str(model), "--json"]) == 0
         facts = json.loads(capsys.readouterr().out)
         assert facts["latencies_ms"] == [80, 160, 560, 1120]
@@ -217,11 +215,23 @@ def test_export_does_not_overwrite_what_is_no_model(
     assert (tmp_path / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("content", [None, "no_such_key: 1\n"])
+def test_a_bad_training_file_is_one_sentence(
+    tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "train.yaml"
+    if content is not None:
+        config.write_text(content)
+    code, err = failing(capsys, "train", "--config", str(config))
+    assert code == (1 if content is None else 2)
+    assert str(config) in err
+
+
 # Eval.
 
 
 def test_eval_reads_tar_members_and_ends_with_one_json_object(
-    tmp_path: Path, golden: Path, exported: Export, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, golden: Path, hybrid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for clip in ("speech", "short"):
@@ -229,13 +239,13 @@ def test_eval_reads_tar_members_and_ends_with_one_json_object(
             member = tarfile.TarInfo(f"{clip}.wav")
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    heard = json.loads(_transcribed(exported, golden / "clips" / "short.wav", capsys))["text"]
+    heard = json.loads(_transcribed(hybrid, golden / "clips" / "short.wav", capsys))["text"]
     entries = [
         {"audio_filepath": "a.tar!short.wav", "text": f"  {heard.upper()}!", "source": "right"},
         {"audio_filepath": "a.tar!speech.wav", "text": "not a word of this", "source": "wrong"},
     ]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    argv = ["eval", "--model", str(exported()), "--tail-ms", "0", "--json", "--manifest", str(tmp_path / "m.jsonl")]
+    argv = ["eval", "--model", str(hybrid), "--tail-ms", "0", "--json", "--manifest", str(tmp_path / "m.jsonl")]
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     scores = json.loads(lines[-1])
@@ -247,8 +257,8 @@ def test_eval_reads_tar_members_and_ends_with_one_json_object(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["recordings"] == 1
 
 
-def _transcribed(exported: Export, clip: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(["transcribe", "--model", str(exported()), "--json", str(clip)]) == 0
+def _transcribed(hybrid: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["transcribe", "--model", str(hybrid), "--json", str(clip)]) == 0
     return capsys.readouterr().out
 
 
@@ -267,12 +277,12 @@ def test_text_is_compared_without_case_and_punctuation() -> None:
     ],
 )
 def test_a_bad_manifest_is_one_sentence(
-    tmp_path: Path, exported: Export, content: str | None, sentence: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, hybrid: Path, content: str | None, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = tmp_path / "m.jsonl"
     if content is not None:
         manifest.write_text(content)
-    assert sentence in failing(capsys, "eval", "--model", str(exported()), "--manifest", str(manifest))[1]
+    assert sentence in failing(capsys, "eval", "--model", str(hybrid), "--manifest", str(manifest))[1]
 
 
 # The daemon and a file through it.
@@ -357,7 +367,7 @@ async def test_an_interrupt_is_quiet(golden: Path) -> None:
     assert err == b""
 
 
-def test_a_reader_that_goes_is_no_error(golden: Path, exported: Export) -> None:
+def test_a_reader_that_goes_is_no_error(golden: Path, hybrid: Path) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     command = [
@@ -366,7 +376,7 @@ def test_a_reader_that_goes_is_no_error(golden: Path, exported: Export) -> None:
         "streamer",
         "transcribe",
         "--model",
-        str(exported()),
+        str(hybrid),
         str(golden / "clips" / "short.wav"),
     ]
     done = subprocess.run(command, cwd=ROOT, stdout=write_end, stderr=subprocess.PIPE, timeout=100, check=False)
@@ -374,8 +384,8 @@ def test_a_reader_that_goes_is_no_error(golden: Path, exported: Export) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_the_demo_ends_by_itself(exported: Export) -> None:
-    done = cli("demo", "--fast", "--model", str(exported()))
+def test_the_demo_ends_by_itself(hybrid: Path) -> None:
+    done = cli("demo", "--fast", "--model", str(hybrid))
     assert done.returncode == 0, done.stderr
     assert all(float(line[:7]) >= 0 for line in done.stdout.splitlines())
     assert done.stdout

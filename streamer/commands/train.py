@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from streamer.commands import OK, CommandError, command
+from streamer.commands import OK, USAGE, CommandError, command
 
 
 def add(commands: Any) -> None:
@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
         "train",
         "train a model (needs the extra train)",
         """
-        streamer train --config models/training/small.yaml
+        streamer train --config models/training/default.yaml
         """,
     )
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="YAML file: data, model, schedule")
@@ -27,7 +27,11 @@ def run(args: argparse.Namespace) -> int:
     """Run until the schedule ends; started again, it goes on from its last checkpoint."""
     if not args.config.is_file():
         raise CommandError(f"--config {args.config}: no such file")
-    from models.training import trainer
+    from models.training import settings, trainer
 
-    trainer.main(["--config", str(args.config)])
+    try:
+        wanted = settings.load(args.config)
+    except ValueError as error:
+        raise CommandError(f"--config {args.config}: {error}", USAGE) from None
+    trainer.train(wanted)
     return OK
