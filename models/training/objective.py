@@ -72,7 +72,7 @@ def full_precision_subsampling(model: Model) -> None:
         with torch.autocast("cpu", enabled=False):
             return plain(*tensors)
 
-    model.encoder.pre_encode.forward = forward  # type: ignore[method-assign]
+    model.encoder.pre_encode.forward = forward  # type: ignore[method-assign, assignment]
 
 
 def groups(frames: Tensor, labels: Tensor, cells: int) -> Iterator[slice]:
