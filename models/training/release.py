@@ -28,19 +28,32 @@ def set_features(model: Model) -> None:
     model.preprocessor.featurizer.window.copy_(torch.from_numpy(window()))
 
 
-def averaged(run: Path) -> tuple[Model, Tokenizer]:
-    """The model of the run's last checkpoint with the moving average of its weights."""
+def averaged(run: Path, kind: str | None = None) -> tuple[Model, Tokenizer]:
+    """The model of the run's last checkpoint with the moving average of its weights.
+
+    `kind` "ctc" leaves the transducer of a hybrid model away, for a run whose transducer has not been trained yet.
+    """
     state = torch.load(run / CHECKPOINT, weights_only=True)
-    model = Model(ModelConfig.from_dict(state["model"])).eval()
+    values, weights = dict(state["model"]), state["arena"]["ema"]
+    if kind == "ctc" and values["kind"] == "hybrid":
+        values |= {"kind": "ctc", "predictor_hidden": 0, "predictor_layers": 0, "joint_hidden": 0}
+        weights = {name.replace("ctc_decoder.", "decoder."): w for name, w in weights.items() if _outside(name)}
+    elif kind not in (None, values["kind"]):
+        raise ValueError(f"release.kind: got {kind!r}, expected {values['kind']} or, for a hybrid model, ctc")
+    model = Model(ModelConfig.from_dict(values)).eval()
     set_features(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(state["arena"]["ema"][name])
+            parameter.copy_(weights[name])
     return model, Tokenizer.from_sentencepiece((run / "tokenizer.model").read_bytes())
 
 
-def release(run: Path, out: Path) -> None:
-    model, tokenizer = averaged(run)
+def _outside(name: str) -> bool:
+    return not name.startswith(("decoder.", "joint."))
+
+
+def release(run: Path, out: Path, kind: str | None = None) -> None:
+    model, tokenizer = averaged(run, kind)
     store.save(model, tokenizer, out, torch.float16)
 
 
@@ -48,8 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="release a run's averaged weights")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--kind", choices=("hybrid", "ctc"), help="ctc: without the transducer of a hybrid model")
     args = parser.parse_args(argv)
-    release(args.run, args.out)
+    release(args.run, args.out, args.kind)
     return 0
 
 

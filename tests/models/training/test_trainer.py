@@ -47,6 +47,10 @@ def test_two_utterances_are_learnt_by_heart_by_both_heads(folder: Path) -> None:
     heard = transcripts(model, corpus, [0, 1], tokenizer, transducer=True)
     assert sorted(heard["ctc"]) == sorted(SENTENCES)
     assert sorted(heard["rnnt"]) == sorted(SENTENCES)
+    release.main([str(folder / "run"), str(folder / "alone"), "--kind", "ctc"])
+    model, tokenizer = store.load(folder / "alone")
+    assert model.config.kind == "ctc"
+    assert transcripts(model, corpus, [0, 1], tokenizer, transducer=False)["ctc"] == heard["ctc"]
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
