@@ -152,7 +152,7 @@ def admitted(chunk: int, max_load: float = 0.85) -> int:
 def test_a_full_house_in_real_time_stays_within_its_budget(chunk: int, machine: Machine) -> None:
     rng = random.Random(chunk)
     house = Simulation(machine)
-    for slot in range(count := min(admitted(chunk, 0.6), 64)):
+    for slot in range(count := min(admitted(chunk, 0.85), 64)):
         house.add(slot, chunk)
         house.talk(slot, rng.uniform(0, 2.0), 60.0)
     house.run()
