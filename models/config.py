@@ -121,8 +121,8 @@ class ModelConfig:
         _expect("durations", self.durations, all(0 <= d <= 64 for d in self.durations), "frames from 0 to 64")
         _expect("labels", len(self.labels), len(self.labels) == self.vocab_size, f"{self.vocab_size} pieces")
         _expect("num_prompts", self.num_prompts, 0 <= self.num_prompts <= 1 << 16, "a whole number from 0")
-        known = {index for _, index in self.prompts}
-        _expect("prompts", self.prompts, all(0 <= i < self.num_prompts for i in known), f"below {self.num_prompts}")
+        inside = all(0 <= index < self.num_prompts for _, index in self.prompts)
+        _expect("prompts", self.prompts, inside, f"below {self.num_prompts}")
 
     @property
     def transducer(self) -> bool:

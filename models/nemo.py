@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from models.config import ConfigError, ModelConfig
 from models.nemo_archive import CONFIG, WEIGHTS, ModelFileError, NemoArchive
@@ -25,10 +26,21 @@ def load(path: str | Path) -> tuple[Model, Tokenizer]:
     """The model in evaluation mode, float32, and its tokenizer; raises ModelFileError."""
     with NemoArchive(path) as archive:
         config, tokenizer = _describe(archive)
+        tensors = archive.weights()
+        if archive.config()["encoder"].get("untie_biases", True) is False:
+            _check_tied(tensors, archive.where)
         try:
-            return model_of(config, archive.weights(), archive.where), tokenizer
+            return model_of(config, tensors, archive.where), tokenizer
         except WeightsError as error:
             raise ModelFileError(str(error)) from error
+
+
+def _check_tied(tensors: dict[str, Tensor], where: str) -> None:
+    """With untied biases off NeMo has one pair for all layers, stored once a layer; it would keep only the last."""
+    for side in ("pos_bias_u", "pos_bias_v"):
+        biases = [value for name, value in tensors.items() if name.endswith(f".self_attn.{side}")]
+        if any(not torch.equal(biases[0], bias) for bias in biases[1:]):
+            raise ModelFileError(f"{where}: encoder.untie_biases=False: expected the same {side} in every layer")
 
 
 def read_config(path: str | Path) -> ModelConfig:

@@ -117,7 +117,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "YAML of nothing": (lambda p: over(p, config=b""), "expected a mapping"),
     "YAML of wrong sections": (lambda p: over(p, config=b"preprocessor: 3\nlabels: [a]"), "preprocessor=3"),
     "a pickle that runs code": (lambda p: over(p, weights=packed({"a": Runs()})), "holds more than tensors"),
-    "a bare pickle that runs code": (lambda p: over(p, weights=pickle.dumps(Runs())), "weights.ckpt"),
+    "a bare pickle that runs code": (lambda p: over(p, weights=pickle.dumps(Runs(), 2)), "weights.ckpt"),
     "weights that are packed": (lambda p: over(p, weights=squeezed(members("hybrid_bpe")[WEIGHTS])), "compressed"),
     "weights of noise": (lambda p: over(p, weights=os.urandom(999)), "weights.ckpt"),
     "weights of nothing": (lambda p: over(p, weights=b""), "weights.ckpt"),

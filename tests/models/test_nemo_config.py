@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from models import nemo
-from tests.models.nemo_files import archive, assert_refused, assert_same_model, config, with_config
+from models.nemo_archive import WEIGHTS
+from tests.models.nemo_files import archive, assert_refused, assert_same_model, config, packed, weights, with_config
 
 REFUSED: list[tuple[str, str, object]] = [
     ("hybrid_bpe", "encoder.subsampling", "vggnet"),
@@ -156,7 +158,6 @@ IGNORED: list[tuple[str, object]] = [
     ("encoder.use_pytorch_sdpa_backends", ["MATH"]),
     ("encoder.sync_max_audio_length", False),
     ("encoder.pos_emb_max_len", 100),
-    ("encoder.untie_biases", False),
     ("encoder.subsampling_conv_chunking_factor", 2),
     ("encoder.reduction_factor", 4),
     ("preprocessor.dither", 0.1),
@@ -192,6 +193,19 @@ def test_an_option_without_effect_changes_nothing(option: str, value: object, tm
     values = config("hybrid_bpe")
     put(values, option, value)
     assert_same_model(archive(tmp_path / "m.nemo", with_config("hybrid_bpe", values)), "hybrid_bpe")
+
+
+def test_tied_biases_are_read_where_all_layers_agree(tmp_path: Path) -> None:
+    values = config("hybrid_bpe")
+    values["encoder"]["untie_biases"] = False
+    files = with_config("hybrid_bpe", values)
+    assert_refused(archive(tmp_path / "m.nemo", files), "encoder.untie_biases", "expected the same pos_bias_u")
+    tied = weights("hybrid_bpe")
+    for name in tied:
+        if ".pos_bias_" in name:
+            tied[name] = tied["encoder.layers.0." + name.split(".", 3)[3]]
+    model, _ = nemo.load(archive(tmp_path / "tied.nemo", files | {WEIGHTS: packed(tied)}))
+    assert torch.equal(model.encoder.layers[2].self_attn.pos_bias_v, tied["encoder.layers.0.self_attn.pos_bias_v"])
 
 
 @pytest.mark.parametrize("key", ["max_symbols", "max_symbols_per_step"])
