@@ -57,15 +57,15 @@ def refusal(streams: Mapping[int, int], chunk: int, costs: Costs, max_load: floa
     return f"{more}, expected at most {max_load:.0%}"
 
 
-def measure(backend: Backend, chunks: Iterable[int], clock: Clock) -> Costs:
-    """Step 1, 2, 4 ... rows of faint noise. Stops where a step takes longer than its audio; beyond it is a line."""
+def measure(backend: Backend, chunks: Iterable[int], clock: Clock, longest_s: float) -> Costs:
+    """Step 1, 2, 4 ... rows of faint noise. Stops at steps too long to be ever planned; beyond them is a line."""
     noise = np.random.default_rng(0)
     table: dict[int, tuple[tuple[int, float], ...]] = {}
     for chunk in sorted(set(chunks)):
         points: list[tuple[int, float]] = []
         for rows in _sizes(backend.slots):
             points.append((rows, max(_step_s(backend, chunk, rows, (noise, clock)), points[-1][1] if points else 0.0)))
-            if points[-1][1] > chunk * FRAME_S:
+            if points[-1][1] > longest_s:
                 break
         table[chunk] = tuple(points)
     return Costs(table)
@@ -91,18 +91,18 @@ def _step_s(backend: Backend, chunk: int, rows: int, tools: tuple[np.random.Gene
     return best
 
 
-def measured(backend: Backend, chunks: Iterable[int], clock: Clock, file: str) -> Costs:
+def measured(backend: Backend, chunks: Iterable[int], clock: Clock, longest_s: float, file: str) -> Costs:
     """From `file` if this model and machine were measured before, else measured now and kept there."""
     wanted = sorted(set(chunks))
     if not file:
-        return measure(backend, wanted, clock)
+        return measure(backend, wanted, clock, longest_s)
     config = backend.config
     size = f"{config.layers}x{config.d_model}"
     machine = f"{backend.slots} slots, {os.cpu_count()} cpus"
     name = "/".join((config.name, size, backend.name, backend.precision, machine))
     kept = _read(Path(file))
     if sorted(map(int, kept.get(name, {}))) != wanted:
-        costs = measure(backend, wanted, clock)
+        costs = measure(backend, wanted, clock, longest_s)
         kept[name] = {str(chunk): [list(point) for point in points] for chunk, points in costs.points.items()}
         Path(file).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     return Costs({int(chunk): tuple((int(r), float(s)) for r, s in points) for chunk, points in kept[name].items()})

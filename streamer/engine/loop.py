@@ -65,8 +65,8 @@ class Engine:
 
     def start(self, costs: Costs | None = None) -> None:
         """Measure what steps cost, unless it is known, and begin."""
-        chunks, file = self.backend.config.chunks, self.settings.capacity_file
-        self._costs = costs or measured(self.backend, chunks, self._clock, file)
+        chunks, settings = self.backend.config.chunks, self.settings
+        self._costs = costs or measured(self.backend, chunks, self._clock, settings.budget_s, settings.capacity_file)
         self._machine = Machine(self._costs.seconds, self.settings.budget_s, self.backend.contiguous)
         self._thread.start()
 

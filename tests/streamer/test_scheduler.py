@@ -262,11 +262,19 @@ def test_costs_lie_on_lines_between_and_beyond_what_was_measured() -> None:
 def test_what_was_measured_is_kept_and_a_broken_file_is_measured_again(tmp_path: Path) -> None:
     file = tmp_path / "capacity.json"
     ticks = iter(range(100_000))
-    first = measured(FakeBackend(4), (1, 7), lambda: next(ticks) * 0.001, str(file))
+    first = measured(FakeBackend(4), (1, 7), lambda: next(ticks) * 0.001, 1.0, str(file))
     assert json.loads(file.read_text())
     backend = FakeBackend(4)
-    assert measured(backend, (1, 7), lambda: 0.0, str(file)) == first
+    assert measured(backend, (1, 7), lambda: 0.0, 1.0, str(file)) == first
     assert backend.launches == 0
     file.write_text("{broken")
-    assert measured(backend, (1, 7), lambda: next(ticks) * 0.001, str(file)).points.keys() == {1, 7}
+    assert measured(backend, (1, 7), lambda: next(ticks) * 0.001, 1.0, str(file)).points.keys() == {1, 7}
     assert backend.launches > 0
+
+
+def test_steps_longer_than_any_that_is_planned_are_not_measured() -> None:
+    backend = FakeBackend(8)
+    ticks = iter(range(100_000))
+    costs = measured(backend, (1,), lambda: next(ticks) * 0.3, 0.25, "")
+    assert [rows for rows, _ in costs.points[1]] == [1]
+    assert backend.launches == 3
