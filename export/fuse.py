@@ -20,7 +20,7 @@ def fuse(model: onnx.ModelProto) -> onnx.ModelProto:
     fused = onnx.ModelProto()
     fused.CopyFrom(model)
     graph = _Graph(fused.graph)
-    for rewrite in (_masks, _factors, _depthwise):
+    for rewrite in (_weights, _masks, _factors, _depthwise):
         rewrite(graph)
     graph.write()
     return fused
@@ -82,6 +82,24 @@ class _Graph:
         shapes = [value for value in self._graph.value_info if value.name in made]
         del self._graph.value_info[:]
         self._graph.value_info.extend(shapes)
+
+
+def _weights(graph: _Graph) -> None:
+    """Squeezed and transposed weights become constants; the exporter leaves the large ones to run time."""
+
+    def change(node: NodeProto) -> list[NodeProto] | None:
+        if node.op_type not in ("Squeeze", "Transpose") or any(name not in graph.constants for name in node.input):
+            return None
+        array = graph.constants[node.input[0]]
+        if node.op_type == "Squeeze":
+            axes = tuple(graph.constants[node.input[1]].tolist()) if len(node.input) > 1 else None
+            array = array.squeeze(axes)
+        else:
+            array = np.ascontiguousarray(array.transpose(node.attribute[0].ints if node.attribute else None))
+        graph.constant(node.output[0], array)
+        return []
+
+    graph.replace(change)
 
 
 def _masks(graph: _Graph) -> None:

@@ -7,7 +7,11 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from export.fuse import fuse
 from export.quantize import PRODUCTS_PER_LAYER, columns_to_int8, quantize_int8, quantized_products
+from export.to_onnx import step_graph
+from models.config import ModelConfig
+from models.transducer import Model
 from tests.artefacts import exported
 
 
@@ -61,3 +65,12 @@ def _one_product() -> bytes:
     model.ir_version = 11
     quantized: bytes = quantize_int8(model).SerializeToString()
     return quantized
+
+
+def test_weights_too_large_for_the_exporter_to_fold_are_quantised_too() -> None:
+    config = ModelConfig(
+        name="wide", kind="ctc", mels=80, d_model=160, layers=1, heads=4, d_ff=640, contexts=((4, 1), (4, 0)),
+        vocab_size=2, labels=("a", " "), tokenizer="labels", sub_channels=32,
+    )  # fmt: skip
+    step = fuse(step_graph(Model(config).eval().requires_grad_(False)))
+    assert quantized_products(quantize_int8(step)) == PRODUCTS_PER_LAYER + 1
