@@ -87,7 +87,8 @@ def _chunks(model: Model, pcm: Sequence[Array], chunk: int) -> Any:
     """mel, valid, last and active of each step until every clip has ended."""
     buffers = model.preprocessor.featurizer
     features = StreamingFeatures(model.config.mels, buffers.fb[0].numpy(), buffers.window.numpy())
-    tails, heard = np.zeros((len(pcm), TAIL), np.float32), np.zeros(len(pcm), np.int64)
+    tails: Array = np.zeros((len(pcm), TAIL), np.float32)
+    heard: Array = np.zeros(len(pcm), np.int64)
     active = np.ones(len(pcm), np.bool_)
     while active.any():
         needed = 1280 * chunk - np.where(heard == 0, LAG, 0)

@@ -96,7 +96,8 @@ class PredictorStep(nn.Module):
 
     def forward(self, labels: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gates = self.by_label[labels]
-        hs, cs = [], []
+        hs: list[Tensor] = []
+        cs: list[Tensor] = []
         for layer, recurrent in enumerate(self.recurrent):
             if layer:
                 weight, bias = self.inputs[layer - 1]

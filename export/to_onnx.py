@@ -63,9 +63,7 @@ def check_exportable(config: ModelConfig, precision: str) -> None:
     if precision not in PRECISIONS:
         raise ConfigError("precision", precision, "one of " + ", ".join(PRECISIONS))
     if not config.streaming:
-        raise ConfigError(
-            "model", config.name, "a streaming model; this one hears whole files (--latency offline)"
-        )
+        raise ConfigError("model", config.name, "a streaming model; this one hears whole files (--latency offline)")
     if len({left for left, _ in config.contexts}) > 1:
         raise ConfigError("contexts", config.contexts, "one left context for all latencies")
 

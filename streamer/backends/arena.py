@@ -26,7 +26,8 @@ class Arena:
         self._initial = initial
         self.tail = np.zeros((slots, TAIL), np.float32)  # the last samples, for the next chunk's features
         self.model = _model_arrays(config, slots)
-        self.memory = Memory.zeros(slots, *initial.h.shape[1:], initial.g.shape[1], config.blank)
+        _, layers, hidden = initial.h.shape
+        self.memory = Memory.zeros(slots, layers, hidden, initial.g.shape[1], config.blank)
         counters = np.zeros((len(COUNTERS), slots), np.int64)
         self.samples, self.frames, self.chunk, self.prompt, self.done = counters
         self.opened = np.zeros(slots, np.bool_)

@@ -146,7 +146,7 @@ def _entry(entry: object) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
     match entry:
         case [str(name), str(dtype), [*shape]] if dtype in _DTYPES and len(shape) <= 8:
             if all(type(size) is int and 0 <= size < 1 << 31 for size in shape):
-                return name, np.dtype(_DTYPES[dtype]), tuple(shape)
+                return name, np.dtype(_DTYPES[dtype]), tuple(map(int, map(str, shape)))
     raise BackendError("state.arrays", repr(entry)[:80], "[name, dtype, shape]")
 
 

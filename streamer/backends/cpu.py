@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.config import ModelConfig
 from models.features_np import StreamingFeatures
@@ -118,10 +119,10 @@ class CpuBackend(ABC):
         arena = self.arena
         slots = np.array([row.slot for row in rows], np.int64)
         last = np.array([row.last for row in rows])
-        before = arena.frames[slots]
+        before, firsts = arena.frames[slots], arena.samples[slots].tolist()
         pcm = [row.pcm for row in rows]
         with np.errstate(over="ignore", invalid="ignore"):  # absurdly loud rows are found in `_decode`
-            mel, valid, tails = self._features.chunk_mel_rows(arena.tail[slots], pcm, arena.samples[slots], last, chunk)
+            mel, valid, tails = self._features.chunk_mel_rows(arena.tail[slots], pcm, firsts, last.tolist(), chunk)
         scores, counts = self._encode(slots, mel, valid, last)
         arena.tail[slots] = tails
         arena.samples[slots] += [len(samples) for samples in pcm]
@@ -131,7 +132,7 @@ class CpuBackend(ABC):
 
     def _decode(self, slots: Ints, scores: Floats, counts: Ints, before: Ints) -> list[Heard]:
         past = np.arange(scores.shape[1]) >= counts[:, None]
-        bad = ~(np.isfinite(scores).all(-1) | past).all(-1)
+        bad: NDArray[np.bool_] = ~(np.isfinite(scores).all(-1) | past).all(-1)
         if bad.any():  # the row's own numbers: too loud to be sound, or a broken state
             scores[bad], counts = 0.0, np.where(bad, 0, counts)
             self.arena.opened[slots[bad]] = False
