@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.config import ModelConfig
 from models.features_np import StreamingFeatures
@@ -132,7 +131,7 @@ class CpuBackend(ABC):
 
     def _decode(self, slots: Ints, scores: Floats, counts: Ints, before: Ints) -> list[Heard]:
         past = np.arange(scores.shape[1]) >= counts[:, None]
-        bad: NDArray[np.bool_] = ~(np.isfinite(scores).all(-1) | past).all(-1)
+        bad = np.logical_not((np.isfinite(scores).all(-1) | past).all(axis=-1, keepdims=True))[:, 0]
         if bad.any():  # the row's own numbers: too loud to be sound, or a broken state
             scores[bad], counts = 0.0, np.where(bad, 0, counts)
             self.arena.opened[slots[bad]] = False
