@@ -12,7 +12,7 @@ MODULES = {
     "ort": "streamer.backends.ort",
     "pytorch": "streamer.backends.pytorch",
 }
-_EXTRAS = {"torch": "torch", "onnxruntime": "cpu"}
+EXTRA = {"torch": "torch"}  # module -> the extra that brings it
 
 
 def load_backend(name: str, model_path: str | Path, slots: int, threads: int = 1) -> Backend:
@@ -22,9 +22,9 @@ def load_backend(name: str, model_path: str | Path, slots: int, threads: int = 1
     try:
         module = import_module(MODULES[name])
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
+        if error.name not in EXTRA:
             raise
-        remedy = f"pip install 'streamer[{_EXTRAS[error.name]}]'"
+        remedy = f"pip install 'streamer-asr[{EXTRA[error.name]}]'"
         raise BackendError(f"backend {name}", f"no module {error.name}", remedy) from error
     backend: Backend = module.load(Path(model_path), slots=slots, threads=threads)
     return backend

@@ -105,7 +105,7 @@ def pcm_of(voices: Sequence[int]) -> npt.NDArray[np.float32]:
 
 
 class ToyEngine:
-    """One stream: chunks as the real engine cuts them, forks that hear what is pending at the moment they are asked for."""
+    """One stream: chunks as the real engine cuts them, forks that hear what is pending when they are asked for."""
 
     def __init__(self, chunk: int, delay: int = 0) -> None:
         self._chunk = chunk
