@@ -105,13 +105,10 @@ def _swap(work: Path, out: Path) -> None:
 def _save(graph: onnx.ModelProto, path: Path) -> None:
     graph.ir_version = IR_VERSION
     _forget_sources(graph)
-    onnx.save(
-        graph,
-        path,
-        save_as_external_data=graph.ByteSize() > MOST_INLINE_BYTES,
-        location=path.with_suffix(".weights").name,
-        size_threshold=4096,
-    )
+    weights, large = path.with_suffix(".weights"), graph.ByteSize() > MOST_INLINE_BYTES
+    onnx.save(graph, path, save_as_external_data=large, location=weights.name, size_threshold=4096)
+    if large:
+        weights.chmod(0o644)  # onnx keeps it to its owner; a daemon often runs as somebody else
 
 
 def _forget_sources(graph: onnx.ModelProto) -> None:
