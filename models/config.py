@@ -116,8 +116,9 @@ class ModelConfig:
             known = self.joint_activation in ACTIVATIONS
             _expect("joint_activation", self.joint_activation, known, "one of " + ", ".join(ACTIVATIONS))
             _expect("max_symbols", self.max_symbols, self.max_symbols >= 1, "a whole number from 1")
-        is_tdt = self.kind == "tdt"
-        _expect("durations", self.durations, bool(self.durations) == is_tdt, "durations for a TDT model and no other")
+        possible = {"tdt": (True,), "hybrid": (True, False)}.get(self.kind, (False,))
+        good = bool(self.durations) in possible
+        _expect("durations", self.durations, good, "durations for a TDT model, alone or hybrid, and no other")
         _expect("durations", self.durations, all(0 <= d <= 64 for d in self.durations), "frames from 0 to 64")
         _expect("labels", len(self.labels), len(self.labels) == self.vocab_size, f"{self.vocab_size} pieces")
         _expect("num_prompts", self.num_prompts, 0 <= self.num_prompts <= 1 << 16, "a whole number from 0")

@@ -166,7 +166,7 @@ def _heads(nemo: dict[str, Any], pieces: int) -> dict[str, Any]:
     values = _transducer(nemo, pieces) | _search(nemo, decoding)
     values["kind"] = "tdt" if values["durations"] else "rnnt"
     if nemo.get("aux_ctc") is not None:
-        values["kind"] = _hybrid(nemo["aux_ctc"], pieces, values)
+        values["kind"] = _hybrid(nemo["aux_ctc"], pieces)
     return values
 
 
@@ -217,11 +217,9 @@ def _search(nemo: dict[str, Any], decoding: dict[str, Any]) -> dict[str, Any]:
     return {"durations": durations, "max_symbols": most, "strip_lang_tags": hide}
 
 
-def _hybrid(aux: object, pieces: int, values: dict[str, Any]) -> str:
+def _hybrid(aux: object, pieces: int) -> str:
     if not isinstance(aux, dict):
         raise refuse("aux_ctc", aux, "a mapping of options")
-    if values["durations"]:
-        raise refuse("aux_ctc", aux, "nothing beside decoding.durations (TDT with a CTC head is not supported)")
     _ctc_head("aux_ctc.decoder", aux.get("decoder"), pieces)
     check_decoding("aux_ctc.decoding", aux.get("decoding"))
     return "hybrid"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from models import nemo
 from models.nemo_archive import WEIGHTS
 from models.transcribe import stream
+from models.transducer import Model
 from tests.models import golden
 from tests.models.nemo_files import archive, assert_refused, assert_same_model, config, members, over, packed, weights
 from tests.models.tiny import tiny_config, tiny_model
@@ -114,6 +116,19 @@ def test_a_written_configuration_has_what_nemo_needs(name: str) -> None:
         assert ours.get(section, {}).get("_target_") == theirs.get(section, {}).get("_target_")
     assert {"target", "model_defaults", "preprocessor", "encoder", "decoder", "decoding"} <= set(ours)
     assert ours.get("tokenizer", {}).get("vocab_path", "").startswith("nemo:") == ("tokenizer" in theirs)
+
+
+def test_a_tdt_model_with_a_ctc_head_says_what_the_same_tdt_model_says(tmp_path: Path) -> None:
+    model, tokenizer = golden.loaded("tdt_bpe")
+    hybrid = Model(replace(model.config, kind="hybrid")).eval()
+    hybrid.load_state_dict(hybrid.state_dict() | model.state_dict())
+    nemo.save_nemo(hybrid, tokenizer, tmp_path / "m.nemo")
+    read, _ = nemo.load(tmp_path / "m.nemo")
+    assert (read.config.kind, read.config.durations) == ("hybrid", model.config.durations)
+    pcm = golden.clip("speech")
+    assert stream(read, pcm).tokens == stream(model, pcm).tokens
+    with torch.no_grad():
+        assert read.ctc(torch.zeros(1, 2, read.config.d_model)).exp().sum(-1).allclose(torch.ones(1, 2))
 
 
 def test_a_model_that_nemo_has_no_class_for_is_not_written(tmp_path: Path) -> None:

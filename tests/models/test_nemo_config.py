@@ -105,7 +105,7 @@ REFUSED: list[tuple[str, str, object]] = [
     ("tdt_bpe", "decoding.durations", [0, -1]),
     ("tdt_bpe", "decoding.model_type", "rnnt"),
     ("tdt_bpe", "joint.num_extra_outputs", 4),
-    ("tdt_bpe", "aux_ctc", {"decoder": {}}),
+    ("tdt_bpe", "aux_ctc", "ctc"),
     ("ctc_bpe", "decoder.add_blank", False),
     ("ctc_bpe", "decoder.num_classes", 11),
     ("ctc_bpe", "decoder.dilation", 2),
