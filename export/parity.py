@@ -55,13 +55,13 @@ def compare(model: Model, folder: str | Path, pcm: Sequence[Array], chunk: int, 
     step, rows = ExportedStep(Path(folder), config), len(pcm)
     old = EncoderState.zeros(config, rows)
     state = _named(old, config)
-    prompts = np.full(rows, prompt, np.int64)
+    prompts, lefts = np.full(rows, prompt, np.int64), np.full(rows, config.context_of(chunk)[0], np.int64)
     wanted, differences = [], []
     for mel, valid, last, active in _chunks(model, pcm, chunk):
         want, old, count = _model_step(model, old, (mel, valid, last, active, prompts), chunk)
         inputs = {"mel": mel, "valid": valid, "last": last, "active": active, "frames": state.pop("frames")}
         frames = inputs["frames"]
-        got, got_count, state = step(inputs | {"prompt": prompts}, state)
+        got, got_count, state = step(inputs | {"prompt": prompts, "left": lefts}, state)
         state["frames"] = np.where(active, frames + got_count, frames)
         assert (got_count == count)[active].all(), f"count: got {got_count}, expected {count}"
         real = active[:, None] & (np.arange(chunk) < count[:, None])

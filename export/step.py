@@ -59,16 +59,17 @@ class Step(nn.Module):
     def forward(
         self,
         mel: Tensor,
-        counters: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+        counters: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
         tails: tuple[Tensor, Tensor, Tensor],
         conv: list[Tensor],
         keys: list[Tensor],
         values: list[Tensor],
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """counters: valid, last, active, frames, prompt, (B,) each. -> scores, frames that count, the new state."""
-        valid, last, active, frames, prompt = counters
+        """counters: valid, last, active, frames, prompt, left, each (B,). -> scores, real frames, the new state."""
+        valid, last, active, frames, prompt, lefts = counters
         old = EncoderState(*tails, tuple(keys), tuple(values), tuple(conv), frames)
-        kv = RingInPlace(self.tables, old.keys, old.values, frames, (self.config.left, mel.shape[1] // 8 - 1))
+        left = lefts[:, None, None] if has_many_lefts(self.config) else self.config.left
+        kv = RingInPlace(self.tables, old.keys, old.values, frames, (left, mel.shape[1] // 8 - 1))
         y, new, count = self.model.encoder.step(mel, old, valid, last, kv)
         new = new.where(active, old)
         y = self.model.with_prompt(y, prompt)
@@ -119,12 +120,17 @@ class JointStep(nn.Module):
         return self.joint(f, g)
 
 
+def has_many_lefts(config: ModelConfig) -> bool:
+    """Whether the left context depends on the latency; then it is an input of the step."""
+    return len({left for left, _ in config.contexts}) > 1
+
+
 def step_inputs(config: ModelConfig, rows: int, chunk: int) -> tuple[object, ...]:
     """Zeros in the shape of `Step.forward`'s arguments."""
     state = EncoderState.zeros(config, rows)
     whole = torch.zeros(rows, dtype=torch.int64)
     flags = torch.zeros(rows, dtype=torch.bool)
-    counters = (whole + 8 * chunk, flags, ~flags, state.frames, whole)
+    counters = (whole + 8 * chunk, flags, ~flags, state.frames, whole, whole + config.left)
     mel = torch.zeros(rows, 8 * chunk, config.mels)
     return mel, counters, (state.mel, state.sub1, state.sub2), list(state.conv), list(state.keys), list(state.values)
 
@@ -134,5 +140,5 @@ def step_names(config: ModelConfig) -> tuple[list[str], list[str]]:
     layers = range(config.layers)
     state = ["mel_tail", "sub1", "sub2"]
     state += [f"{kind}.{layer}" for kind in ("conv", "keys", "values") for layer in layers]
-    inputs = ["mel", "valid", "last", "active", "frames", "prompt", *state]
+    inputs = ["mel", "valid", "last", "active", "frames", "prompt", "left", *state]
     return inputs, ["scores", "count", *(f"new_{name}" for name in state)]

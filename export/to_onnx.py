@@ -64,8 +64,6 @@ def check_exportable(config: ModelConfig, precision: str) -> None:
         raise ConfigError("precision", precision, "one of " + ", ".join(PRECISIONS))
     if not config.streaming:
         raise ConfigError("model", config.name, "a streaming model; this one hears whole files (--latency offline)")
-    if len({left for left, _ in config.contexts}) > 1:
-        raise ConfigError("contexts", config.contexts, "one left context for all latencies")
 
 
 def _write(model: Model, tokenizer: Tokenizer, folder: Path, precision: str) -> None:
@@ -120,19 +118,19 @@ def _forget_sources(graph: onnx.ModelProto) -> None:
 
 
 def step_graph(model: Model) -> onnx.ModelProto:
-    """The encoder step with batch and chunk symbolic; `prompt` is an input only where the model has prompts."""
+    """The encoder step with batch and chunk symbolic; `prompt` and `left` are inputs only where they differ."""
     config = model.config
     batch, chunk = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("chunk", min=1, max=max(config.chunks))
     rows, layers = {0: batch}, config.layers
     inputs, outputs = step_names(config)
-    shapes = ({0: batch, 1: 8 * chunk}, (rows,) * 5, (rows,) * 3, [rows] * layers, [rows] * layers, [rows] * layers)
+    shapes = ({0: batch, 1: 8 * chunk}, (rows,) * 6, (rows,) * 3, [rows] * layers, [rows] * layers, [rows] * layers)
     example = max(2, max(config.chunks))
     if max(config.chunks) == 1:  # the exporter takes a size of 1 for a constant
         shapes, example = ({0: batch}, *shapes[1:]), 1
     graph = _to_onnx(Step(model), step_inputs(config, 3, example), shapes, inputs, outputs)
-    if not config.num_prompts:
-        unused = next(value for value in graph.graph.input if value.name == "prompt")
-        graph.graph.input.remove(unused)
+    read = {name for node in graph.graph.node for name in node.input}
+    for value in [value for value in graph.graph.input if value.name in ("prompt", "left") and value.name not in read]:
+        graph.graph.input.remove(value)
     return graph
 
 

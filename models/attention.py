@@ -14,18 +14,18 @@ from models.config import ModelConfig, position_rates
 MASKED = -10_000.0  # NeMo multi_head_attention.py: masked scores, before the softmax
 
 
-def visible(query: Tensor, key: Tensor, context: tuple[int, int], style: str) -> Tensor:
+def visible(query: Tensor, key: Tensor, context: tuple[int | Tensor, int], style: str) -> Tensor:
     """May frame `query` see frame `key`? Integer tensors that broadcast; the one rule for training and streaming.
 
     chunked_limited: keys of the query's chunk and of the left // C chunks before it (conformer_encoder.py:823-842).
-    regular: -left <= key - query <= right. -1 is unlimited.
+    regular: -left <= key - query <= right. -1 is unlimited. `left` may be a tensor where rows differ.
     """
     left, right = context
     if style == "chunked_limited":
         chunk = right + 1
         behind = query // chunk - key // chunk
         seen = behind >= 0
-        return seen if left == -1 else seen & (behind <= left // chunk)
+        return seen if isinstance(left, int) and left == -1 else seen & (behind <= left // chunk)
     ahead = key - query
     seen = torch.ones_like(ahead, dtype=torch.bool)
     if left >= 0:
@@ -94,7 +94,7 @@ class Ring:
         keys: tuple[Tensor, ...],
         values: tuple[Tensor, ...],
         frames: Tensor,
-        context: tuple[int, int],
+        context: tuple[int | Tensor, int],
     ) -> None:
         """tables cover positions -(C-1) ... ring-1, C being the longest chunk; frames (B,) done before this chunk."""
         self._tables, self.keys, self.values = tables, list(keys), list(values)

@@ -93,6 +93,7 @@ class OrtBackend(CpuBackend):
             "valid": np.zeros(count, np.int64),
             "last": np.zeros(count, np.bool_),
             "active": np.zeros(count, np.bool_),
+            "left": np.full(count, config.context_of(chunk)[0], np.int64),
         }
         outputs: dict[str, Array] = {
             "scores": np.zeros((count, chunk, width), np.float32),

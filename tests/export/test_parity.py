@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from export.parity import FP32_TOLERANCE, compare
+from export.to_onnx import export
+from models.features_np import filterbank, window
 from models.store import load
+from models.tokenizer import Tokenizer
 from tests.artefacts import CLIPS, STREAMING, checkpoint, clip, exported
+from tests.models.tiny import LABELS, tiny_model
 
 
 @pytest.mark.parametrize("model", STREAMING)
@@ -18,6 +25,16 @@ def test_every_step_equals_pytorch(model: str) -> None:
             difference = compare(loaded, exported(model), clips, chunk, prompt)
             assert difference.scores <= FP32_TOLERANCE, (chunk, prompt)
             assert difference.steps == -(-(len(clip("speech")) + 1080 + 1) // (1280 * chunk))
+
+
+def test_the_left_context_may_depend_on_the_latency(tmp_path: Path) -> None:
+    model = tiny_model(contexts=((8, 3), (4, 1), (3, 0)))
+    buffers = model.preprocessor.featurizer
+    buffers.fb.copy_(torch.from_numpy(filterbank(80)))
+    buffers.window.copy_(torch.from_numpy(window()))
+    folder = export(model, Tokenizer.from_labels(LABELS), tmp_path / "model")
+    for chunk in model.config.chunks:
+        assert compare(model, folder, [clip(name) for name in CLIPS], chunk).scores <= FP32_TOLERANCE, chunk
 
 
 def test_int8_stays_close_and_is_not_the_same() -> None:
