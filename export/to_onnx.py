@@ -34,6 +34,9 @@ IR_VERSION = 11  # what opset 24 belongs to
 PRECISIONS = ("fp32", "int8")
 FORMAT = 1
 MOST_INLINE_BYTES = 64 << 20  # larger weights lie beside the graph, where a runtime can map them
+# Every name that an export may have: what an older one left under them goes, all else in the folder stays.
+_GRAPHS = [f"{graph}.{kind}" for graph in ("step", "predictor", "joint") for kind in ("onnx", "weights")]
+OURS = frozenset({"artefact.json", "config.json", "features.npz", "tokenizer.model", "tokenizer.json", *_GRAPHS})
 _OPS = onnxscript.values.Opset("", OPSET)
 
 
@@ -91,13 +94,35 @@ def tokenizer_file(config: ModelConfig) -> str:
 
 
 def _swap(work: Path, out: Path) -> None:
-    """Put the finished folder at `out`; an older one there goes only after."""
+    """Put the finished folder at `out`, with what else lay there; the older folder goes only after."""
     os.chmod(work, 0o755)
     old = work.with_name(work.name + ".old")
-    if out.exists():
-        os.replace(out, old)
-    os.replace(work, out)
+    try:
+        if out.exists():
+            _carry_over(out, work)
+            os.replace(out, old)
+        os.replace(work, out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            os.replace(old, out)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _carry_over(out: Path, work: Path) -> None:
+    """The files of `out` that no export writes appear in `work` too: the same file where the disk can link."""
+    for path in (path for path in out.iterdir() if path.name not in OURS):
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, work / path.name, symlinks=True, copy_function=_link)
+        else:
+            _link(path, work / path.name)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # not every file system has links
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _save(graph: onnx.ModelProto, path: Path) -> None:

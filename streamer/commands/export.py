@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
         "a checkpoint to ONNX (needs the extra torch)",
         """
         streamer export nemotron.nemo --to onnx --precision int8 --out nemotron-int8
+        streamer export runs/mine --out runs/mine
         streamer serve model.path=nemotron-int8
         """,
     )
@@ -35,16 +36,17 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the artefact's folder and say where it is."""
+    """Write the artefact's folder and say where it is. Files there that are not the exporter's stay."""
     from streamer.artefacts import EXPORTED, export_model
 
     source = Path(args.model)
     if not source.exists():
         raise CommandError(f"model {source}: no such file or folder")
-    out: Path = args.out or Path(f"{source.name.removesuffix('.nemo')}-{args.precision}")
-    if out.exists() and not (out / EXPORTED).is_file() and (not out.is_dir() or any(out.iterdir())):
+    out: Path = args.out or Path(f"{source.resolve().name.removesuffix('.nemo')}-{args.precision}")
+    known = (out / EXPORTED).is_file() or (out.is_dir() and (out.samefile(source) or not any(out.iterdir())))
+    if out.exists() and not known:
         raise CommandError(f"--out {out}: is there already and is no exported model")
-    export_model(source, out, args.precision)
+    export_model(source, out.resolve(), args.precision)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(f"{out}  {args.precision}  {size / 1e6:.1f} MB")
     return OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import onnx
@@ -75,3 +76,47 @@ def test_a_failed_export_leaves_the_old_folder_as_it_was(tmp_path: Path, monkeyp
         to_onnx.export_model(checkpoint("hybrid_bpe"), out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (out / "step.onnx").read_text() == "old"
+
+
+def test_an_export_into_a_folder_replaces_its_own_files_and_keeps_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    (out / "notes").mkdir(parents=True)
+    kept = {"README.md": "card", "model.safetensors": "weights", "notes/a.txt": "deep"}
+    for name, text in {**kept, "step.weights": "stale", "artefact.json": "old", "joint.onnx": "stale"}.items():
+        (out / name).write_text(text)
+
+    def writes(*given: object) -> None:
+        (Path(str(given[2])) / "artefact.json").write_text("new")
+
+    monkeypatch.setattr(to_onnx, "_write", writes)
+    to_onnx.export_model(checkpoint("hybrid_bpe"), out)
+    found = {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
+    assert found == {**kept, "artefact.json": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+    for folder in (work, out):
+        folder.mkdir()
+        (folder / "step.onnx").write_text(folder.name)
+    replace = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if source == work:
+            raise OSError("as ordered")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="as ordered"):
+        to_onnx._swap(work, out)
+    assert (out / "step.onnx").read_text() == "out"
+
+
+def test_the_names_that_an_export_may_replace_are_all_that_it_writes() -> None:
+    for model in ("hybrid_bpe", "rnnt_char"):
+        assert {path.name for path in exported(model).iterdir()} <= to_onnx.OURS
