@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import ModelConfig
+from models.config import FRAME_SAMPLES, ModelConfig
 from models.features_np import TAIL
-from streamer.backends.base import BackendError, State
+from streamer.backends.base import FIRST_SHORTER_BY, BackendError, State
 from streamer.decoding import Memory
 
 Array = NDArray[Any]
@@ -48,12 +48,13 @@ class Arena:
 
     def put(self, slot: int, state: State) -> None:
         """Write a state's rows; refuses what this model could not have made."""
-        self._check(state)
+        self._check_arrays(state)
+        self._check_counters({name: int(state.arrays[name]) for name in (*COUNTERS, "label", "jump")})
         for name, array in self.arrays.items():
             array[slot] = state.arrays[name]
         self.opened[slot] = True
 
-    def _check(self, state: State) -> None:
+    def _check_arrays(self, state: State) -> None:
         if state.arrays.keys() != self.arrays.keys():
             odd = sorted(state.arrays.keys() ^ self.arrays.keys())[:3]
             raise BackendError("state.arrays", f"another set ({', '.join(odd)[:80]})", "the arrays of this model")
@@ -61,14 +62,26 @@ class Arena:
             got = state.arrays[name]
             if got.shape != array.shape[1:] or got.dtype != array.dtype:
                 raise BackendError(f"state.{name}", f"{got.dtype}{got.shape}", f"{array.dtype}{array.shape[1:]}")
+            if not np.isfinite(got).all():
+                raise BackendError(f"state.{name}", "NaN or infinite numbers", "finite ones")
+
+    def _check_counters(self, got: dict[str, int]) -> None:
+        """Each in its range, and together what chunks of one length leave behind: else a step would fail for all."""
         config = self.config
         limits = {"samples": MOST_SAMPLES, "frames": MOST_SAMPLES, "prompt": max(1, config.num_prompts) - 1, "done": 1}
         limits |= {"label": config.blank, "jump": max(config.durations, default=0)}
         for name, most in limits.items():
-            if not 0 <= (value := int(state.arrays[name])) <= most:
-                raise BackendError(f"state.{name}", value, f"0 to {most}")
-        if (chunk := int(state.arrays["chunk"])) not in (0, *config.chunks):
+            if not 0 <= got[name] <= most:
+                raise BackendError(f"state.{name}", got[name], f"0 to {most}")
+        chunk, frames = got["chunk"], got["frames"]
+        if chunk not in (0, *config.chunks):
             raise BackendError("state.chunk", chunk, "0 or one of " + ", ".join(map(str, config.chunks)))
+        if got["done"]:
+            return  # takes no more audio, and its last chunk was as short as it liked
+        if bool(chunk) != bool(frames) or frames % max(1, chunk):
+            raise BackendError("state.frames", frames, f"whole chunks of state.chunk={chunk}")
+        if got["samples"] != (expected := max(0, FRAME_SAMPLES * frames - FIRST_SHORTER_BY)):
+            raise BackendError("state.samples", got["samples"], f"{expected} after {frames} frames")
 
 
 def _model_arrays(config: ModelConfig, slots: int) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from models.config import FRAME_SAMPLES, ModelConfig
 from streamer.decoding import Token
 
+LOUDEST = 1e4  # full scale is 1: past 80 dB above it these are no samples, and near 1e19 their power is infinite
 FIRST_SHORTER_BY = 1080  # the first chunk ends where its last mel frame's window does: 7 hops less 40 samples
 
 MAGIC = b"FCST"
@@ -70,6 +71,8 @@ def check_row(row: Row, needed: int) -> None:
         raise BackendError(where, f"{len(pcm)} samples", f"exactly {needed}")
     if not np.isfinite(pcm).all():
         raise BackendError(where, "NaN or infinite samples", "finite numbers")
+    if (peak := float(np.abs(pcm).max(initial=0.0))) > LOUDEST:
+        raise BackendError(where, f"samples up to {peak:.2g}", f"up to {LOUDEST:g}, where 1 is full scale")
 
 
 @dataclass(frozen=True, slots=True)
