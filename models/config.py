@@ -22,11 +22,18 @@ KINDS = ("rnnt", "tdt", "ctc", "hybrid")
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
+def shown(text: str, most: int = 80) -> str:
+    """A name from a file as a message may carry it: one line of ASCII, cut."""
+    cut = text[:most] + ("..." if len(text) > most else "")
+    return cut if cut.isascii() and cut.isprintable() else ascii(cut)
+
+
 class ConfigError(ValueError):
     """A number of the model is wrong or not supported; the text says where, got and expected."""
 
     def __init__(self, where: str, got: object, expected: str) -> None:
-        super().__init__(f"{where}={got!r}: expected {expected}")
+        value = repr(got)
+        super().__init__(f"{shown(where, 200)}={value[:200]}{'...' * (len(value) > 200)}: expected {expected}")
         self.where, self.got, self.expected = where, got, expected
 
 

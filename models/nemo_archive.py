@@ -12,7 +12,6 @@ import lzma
 import pickle
 import posixpath
 import tarfile
-import zipfile
 import zlib
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,9 @@ from typing import IO, Any
 
 import torch
 import yaml
+
+from models.config import shown
+from models.pickles import PickleError, check_file, check_tensors
 
 CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights.ckpt"
@@ -106,10 +108,11 @@ class NemoArchive:
         if name is None:
             return
         if name in self._files or (name == WEIGHTS and self._large is not None):
-            raise ModelFileError(f"{self.where}: two members called {name}, expected one")
+            raise ModelFileError(f"{self.where}: two members called {shown(name)}, expected one")
         most = {CONFIG: MAX_CONFIG_BYTES, WEIGHTS: MAX_WEIGHT_BYTES}.get(name, MAX_TOKENIZER_BYTES)
         if info.size > most:
-            raise ModelFileError(f"{self.where}: member {name} has {info.size} bytes, expected no more than {most}")
+            got = f"member {shown(name)} has {info.size} bytes"
+            raise ModelFileError(f"{self.where}: {got}, expected no more than {most}")
         member = tar.extractfile(info)
         assert member is not None  # a regular file, checked above
         if name != WEIGHTS:
@@ -123,18 +126,18 @@ class NemoArchive:
     def _check_whole(self, info: tarfile.TarInfo) -> None:
         here = self.path.stat().st_size - info.offset_data
         if here < info.size:
-            raise ModelFileError(f"{self.where}: truncated, {info.name} has {here} of its {info.size} bytes")
+            raise ModelFileError(f"{self.where}: truncated, {shown(info.name)} has {here} of its {info.size} bytes")
 
     def _safe_name(self, info: tarfile.TarInfo) -> str | None:
         """The member's flat name, None for a folder; refuses what could reach out of the archive."""
-        shown = ascii(info.name[:80])
         name = posixpath.normpath(info.name.replace("\\", "/"))
         if posixpath.isabs(name) or name.split("/")[0] == ".." or name[1:2] == ":":
-            raise ModelFileError(f"{self.where}: member {shown} points out of the archive, refused")
+            raise ModelFileError(f"{self.where}: member {shown(info.name)} points out of the archive, refused")
         if info.isdir():
             return None
         if not info.isreg() or info.issparse():
-            raise ModelFileError(f"{self.where}: member {shown} is a link, a device or sparse, expected plain files")
+            got = f"member {shown(info.name)} is a link, a device or sparse"
+            raise ModelFileError(f"{self.where}: {got}, expected plain files")
         return name
 
     def config(self) -> dict[str, Any]:
@@ -154,7 +157,8 @@ class NemoArchive:
         name = str(reference or "").removeprefix("nemo:")
         name = posixpath.normpath(name) if name else ""
         if name not in self._files:
-            raise ModelFileError(f"{self.where}: {option}={reference!r}: expected the name of a member of the archive")
+            got = f"{option}={shown(repr(reference))}"
+            raise ModelFileError(f"{self.where}: {got}: expected the name of a member of the archive")
         return self._files[name]
 
 
@@ -177,30 +181,22 @@ def parse_yaml(raw: bytes, where: str) -> dict[str, Any]:
 
 def read_checkpoint(file: IO[bytes], where: str) -> dict[str, torch.Tensor]:
     """A flat dict of tensors from a torch.save file, zip or legacy; code in pickles is never run."""
+    size = file.seek(0, io.SEEK_END)
     try:
-        _refuse_packed_zip(file, where)
+        check_file(file, size)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except ModelFileError:
-        raise
+        if not isinstance(loaded, dict) or not all(
+            isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items()
+        ):
+            raise PickleError("expected a dict of tensors by name")
+        check_tensors(loaded, size)
+    except PickleError as error:
+        raise ModelFileError(f"{where}: {error}") from error
     except pickle.UnpicklingError as error:
         raise ModelFileError(f"{where}: holds more than tensors, refused ({_line(error)})") from error
     except Exception as error:  # torch's reader fails in many types; each means the same to the caller
         raise ModelFileError(f"{where}: not readable as a torch checkpoint ({_line(error)})") from error
-    if not isinstance(loaded, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items()
-    ):
-        raise ModelFileError(f"{where}: expected a dict of tensors by name")
     return dict(loaded)
-
-
-def _refuse_packed_zip(file: IO[bytes], where: str) -> None:
-    """torch.save stores its records unpacked; a packed one could be a bomb."""
-    file.seek(0)
-    if file.read(4) == b"PK\x03\x04":
-        with zipfile.ZipFile(file) as packed:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
-                raise ModelFileError(f"{where}: has compressed records, expected torch.save's stored ones")
-    file.seek(0)
 
 
 def _exactly(member: IO[bytes], size: int) -> bytes:
@@ -211,4 +207,4 @@ def _exactly(member: IO[bytes], size: int) -> bytes:
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:160] or type(error).__name__
+    return shown(str(error).strip().split("\n")[0], 160) or type(error).__name__

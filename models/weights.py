@@ -7,12 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from models.config import ModelConfig
+from models.config import ModelConfig, shown
 from models.transducer import Model
 
 MAX_NAMED = 5  # of the tensors that are wrong in one way; the rest are counted
 _COUNTER = "num_batches_tracked"  # a training counter that checkpoints may leave out
 _LAYER = "encoder.layers."
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class WeightsError(ValueError):
@@ -26,6 +27,7 @@ def model_of(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> 
         model = Model(config)
     expected = model.state_dict()
     _check_names(expected, tensors, where)
+    _check_plain(expected, tensors, where)
     _check_shapes(expected, tensors, where)
     weights = {name: _converted(name, tensors, like, where) for name, like in expected.items()}
     model.load_state_dict(weights, assign=True)
@@ -49,6 +51,16 @@ def _check_names(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], 
         raise WeightsError(f"{where}: weights do not fit the configuration: {'; '.join(faults)}")
 
 
+def _check_plain(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Numbers in memory, whole where whole ones belong. A nested tensor has no shape, so this is asked first."""
+    for name, value in tensors.items():
+        like = expected[name].dtype
+        fits = value.dtype.is_floating_point if like.is_floating_point else value.dtype in _WHOLE
+        if value.is_meta or value.is_nested or value.layout != torch.strided or not fits:
+            got = "one without numbers" if value.is_meta else f"{value.dtype} {value.layout}"
+            raise WeightsError(f"{where}: {shown(name)}: got {got}, expected plain {like}")
+
+
 def _check_shapes(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
     wrong = [
         f"{name}: got {tuple(value.shape)}, expected {tuple(expected[name].shape)}"
@@ -62,10 +74,7 @@ def _check_shapes(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor],
 def _converted(name: str, tensors: Mapping[str, Tensor], like: Tensor, where: str) -> Tensor:
     if name not in tensors:
         return torch.zeros(like.shape, dtype=like.dtype)
-    value = tensors[name]
-    if like.dtype.is_floating_point != value.dtype.is_floating_point or value.layout != torch.strided:
-        raise WeightsError(f"{where}: {name}: got {value.dtype} {value.layout}, expected plain {like.dtype}")
-    value = value.to(like.dtype).contiguous()
+    value = tensors[name].to(like.dtype).contiguous()
     if value.is_floating_point() and not bool(value.isfinite().all()):
         raise WeightsError(f"{where}: {name}: holds infinite values or NaN, expected numbers")
     return value
@@ -73,4 +82,4 @@ def _converted(name: str, tensors: Mapping[str, Tensor], like: Tensor, where: st
 
 def _listed(names: list[str], between: str = ", ") -> str:
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return between.join(name[:200] for name in names[:MAX_NAMED]) + more
+    return between.join(shown(name, 200) for name in names[:MAX_NAMED]) + more

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from models import nemo
+from models.config import ConfigError
 from models.nemo_archive import WEIGHTS
 from models.transcribe import stream
 from models.transducer import Model
+from models.weights import WeightsError, model_of
 from tests.models import golden
 from tests.models.nemo_files import archive, assert_refused, assert_same_model, config, members, over, packed, weights
 from tests.models.tiny import tiny_config, tiny_model
@@ -139,6 +141,27 @@ def test_a_model_that_nemo_has_no_class_for_is_not_written(tmp_path: Path) -> No
         nemo.nemo_config(tiny_config(d_ff=40))
 
 
+def test_a_model_with_prompts_and_end_of_utterance_tokens_is_read_back(tmp_path: Path) -> None:
+    eou, tokenizer = golden.loaded("eou_bpe")
+    config = replace(eou.config, num_prompts=3, prompts=(("en", 0), ("auto", 2)))
+    model = Model(config).eval()
+    model.load_state_dict(model.state_dict() | eou.state_dict())
+    nemo.save_nemo(model, tokenizer, tmp_path / "m.nemo")
+    read, _ = nemo.load(tmp_path / "m.nemo")
+    assert replace(read.config, name=config.name) == config
+    assert (read.config.eou_id, read.config.num_prompts) == (62, 3)
+
+
+def test_what_would_be_read_back_as_another_model_is_refused_by_name() -> None:
+    config = golden.loaded("hybrid_bpe")[0].config
+    with pytest.raises(ConfigError, match=r"^eou_id=5: expected None, as a \.nemo file of this model would be read$"):
+        nemo.nemo_config(replace(config, eou_id=5))
+    with pytest.raises(ConfigError, match=r"^decoding\.greedy\.max_symbols=2000: expected 1 to 1000"):
+        nemo.nemo_config(replace(config, max_symbols=2000))
+    with pytest.raises(ConfigError, match=r"^model_defaults\.prompt_dictionary="):
+        nemo.nemo_config(replace(golden.loaded("prompt_rnnt")[0].config, prompts=()))
+
+
 OUT = "encoder.pre_encode.out.bias"
 WRONG_WEIGHTS: dict[str, tuple[Callable[[dict], object], str]] = {
     "a missing one": (lambda w: w.pop(OUT), f"missing {OUT}"),
@@ -148,7 +171,6 @@ WRONG_WEIGHTS: dict[str, tuple[Callable[[dict], object], str]] = {
     "a wrong shape": (lambda w: w.update({OUT: torch.ones(7)}), f"{OUT}: got (7,), expected (32,)"),
     "a shape beyond memory": (lambda w: w.update({OUT: torch.ones(1).expand(1 << 40)}), f"{OUT}: got (1099511627776,)"),
     "whole numbers": (lambda w: w.update({OUT: torch.ones(32, dtype=torch.int32)}), f"{OUT}: got torch.int32"),
-    "a sparse one": (lambda w: w.update({OUT: torch.ones(32).to_sparse()}), OUT),
     "NaN": (lambda w: w.update({OUT: torch.full((32,), torch.nan)}), f"{OUT}: holds infinite values or NaN"),
 }
 
@@ -159,3 +181,29 @@ def test_weights_that_do_not_fit_are_named(fault: str, tmp_path: Path) -> None:
     values = dict(weights("hybrid_bpe"))
     change(values)
     assert_refused(over(tmp_path / "m.nemo", weights=packed(values)), sentence)
+
+
+NOT_PLAIN = {
+    "meta": lambda: torch.ones(32, device="meta"),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "sparse": lambda: torch.ones(32).to_sparse(),
+    "complex": lambda: torch.ones(32) * 1j,
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("kind", NOT_PLAIN)
+def test_tensors_that_are_no_plain_numbers_are_named(kind: str) -> None:
+    config = golden.loaded("hybrid_bpe")[0].config
+    with pytest.raises(WeightsError, match=rf"^here: {OUT}: got .*, expected plain torch\.float32$"):
+        model_of(config, weights("hybrid_bpe") | {OUT: NOT_PLAIN[kind]()}, "here")
+
+
+def test_a_counter_is_a_whole_number_and_names_are_shown_on_one_line() -> None:
+    config, tensors = golden.loaded("rnnt_bpe_bn128")[0].config, weights("rnnt_bpe_bn128")
+    counter = next(name for name in tensors if name.endswith("num_batches_tracked"))
+    for value in (torch.tensor(1 + 2j), torch.tensor(1.0), torch.tensor(1).to_sparse()):
+        with pytest.raises(WeightsError, match=rf"{counter}: got .*, expected plain torch\.int64"):
+            model_of(config, tensors | {counter: value}, "here")
+    with pytest.raises(WeightsError, match=r"unknown 'a\\nb\\udcff'$"):
+        model_of(config, tensors | {"a\nb\udcff": torch.ones(1)}, "here")
