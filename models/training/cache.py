@@ -1,9 +1,13 @@
-"""The feature cache: log-mels of a corpus computed once, one flat float16 file and one index per manifest."""
+"""The feature cache: log-mels of a corpus computed once, one flat float16 file and one index per manifest.
+
+The index's first line says what was computed of which manifest; caches made before it was there have none.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -70,12 +74,16 @@ def _piece(job: tuple[list[dict[str, Any]], Path, int]) -> list[np.ndarray]:
 
 
 def build(manifest: Path, folder: Path, mels: int = 80, workers: int = 2) -> Path:
-    """Compute the cache of one manifest unless it is there; returns the index, which appears last, so it is whole."""
-    index = folder / f"{manifest.stem}.jsonl"
+    """Compute the cache of one manifest unless it is there; returns the index, which appears last, so it is whole.
+
+    Raises ValueError for a cache of other features or of another manifest of this name.
+    """
+    index, about = _index(folder, manifest.stem), {"mels": mels, "manifest": _digest(manifest)}
     if index.exists():
+        _check(index, _read(index)[0], about)
         return index
     folder.mkdir(parents=True, exist_ok=True)
-    entries = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
+    entries = [json.loads(line) for line in manifest.read_text("utf-8").split("\n") if line.strip()]
     jobs = [(entries[i : i + PIECE], manifest.parent, mels) for i in range(0, len(entries), PIECE)]
     offset = 0
     partial = index.with_suffix(".part")
@@ -84,6 +92,7 @@ def build(manifest: Path, folder: Path, mels: int = 80, workers: int = 2) -> Pat
         (folder / f"{manifest.stem}.f16").open("wb") as flat,
         partial.open("w") as out,
     ):
+        out.write(json.dumps(about) + "\n")
         for (piece, _, _), arrays in zip(jobs, pool.imap(_piece, jobs), strict=True):
             for entry, mel in zip(piece, arrays, strict=True):
                 item = Item(offset, len(mel), entry["text"], entry.get("source", ""), entry["audio_filepath"])
@@ -97,8 +106,35 @@ def build(manifest: Path, folder: Path, mels: int = 80, workers: int = 2) -> Pat
 
 def load(folder: Path, name: str, mels: int = 80) -> tuple[np.ndarray, list[Item]]:
     """The memory-mapped frames [total, mels] float16 of manifest `name`, and its items."""
-    items = [Item(**json.loads(line)) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
-    return np.memmap(folder / f"{name}.f16", np.float16, "r").reshape(-1, mels), items
+    index = _index(folder, name)
+    about, items = _read(index)
+    _check(index, about, {"mels": mels})
+    flat = folder / f"{name}.f16"
+    total = items[-1].offset + items[-1].frames if items else 0
+    if flat.stat().st_size != (expected := total * mels * np.dtype(np.float16).itemsize):
+        raise ValueError(f"cache {flat}: got {flat.stat().st_size} bytes, expected {expected} of {mels} mels")
+    return np.memmap(flat, np.float16, "r").reshape(-1, mels), items
+
+
+def _index(folder: Path, name: str) -> Path:
+    return folder / f"{name}.jsonl"
+
+
+def _read(index: Path) -> tuple[dict[str, Any], list[Item]]:
+    """What the cache says of itself, which may be nothing, and its items."""
+    lines = [json.loads(line) for line in index.read_text("utf-8").splitlines()]
+    about = lines.pop(0) if lines and "offset" not in lines[0] else {}
+    return about, [Item(**line) for line in lines]
+
+
+def _check(index: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key, value in expected.items():
+        if (got := found.get(key, value)) != value:
+            raise ValueError(f"cache {index}: got {key}={got}, expected {value}; without the file it is made anew")
+
+
+def _digest(manifest: Path) -> str:
+    return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
 def main(argv: list[str] | None = None) -> None:

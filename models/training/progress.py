@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,11 @@ from models.training.settings import Settings
 # The first six are kept by checkpoints; the others live as long as the process.
 PLACES = ("stage", "epoch", "batch", "step", "stage_step", "elapsed_s", "asked", "audio_s", "loss_sum", "losses")
 KEPT = 6
+LOCK_S = 120.0  # an update holds the lock for some tens of milliseconds: who waits longer waits for the dead
+
+
+class WorkerLost(RuntimeError):
+    """A worker of the run died; the text says how it was noticed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,17 @@ class Progress:
         self._told = told
         self._places = torch.zeros(len(PLACES), dtype=torch.float64).share_memory_()
         self._owner = os.getpid()
-        self.lock = context.RLock()
+        self._lock = context.RLock()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Numbers and weights belong to the caller. A worker that died with the lock may have left half an update."""
+        if not self._lock.acquire(timeout=LOCK_S):
+            raise WorkerLost(f"the lock of the weights was not free for {LOCK_S:.0f} s: a worker died in an update")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def get(self, name: str) -> float:
         return float(self._places[PLACES.index(name)])
@@ -52,7 +68,7 @@ class Progress:
 
         `batches_of` gives the number of batches of an epoch.
         """
-        with self.lock:
+        with self.locked():
             enough = self._told.max_steps is not None and self.get("step") >= self._told.max_steps
             orphan = self._owner not in (os.getpid(), os.getppid())
             if enough or orphan or self.get("asked") or self.get("stage") >= len(self._told.stages):
@@ -66,7 +82,7 @@ class Progress:
 
     def pass_time(self, seconds: float) -> bool:
         """Counts time towards the stage; true when the stage is over, the next one then being current."""
-        with self.lock:
+        with self.locked():
             self.add("elapsed_s", seconds)
             stage = int(self.get("stage"))
             over = stage < len(self._told.stages) and self.get("elapsed_s") >= 60.0 * self._told.stages[stage].minutes
@@ -85,7 +101,7 @@ class Progress:
 
     def take_report(self) -> tuple[float, float]:
         """Seconds of audio and mean loss since the last report."""
-        with self.lock:
+        with self.locked():
             audio_s, loss = self.get("audio_s"), self.get("loss_sum") / max(1.0, self.get("losses"))
             for name in ("audio_s", "loss_sum", "losses"):
                 self.set(name, 0)

@@ -14,7 +14,7 @@ from models.features_np import filterbank, window
 from models.tokenizer import Tokenizer
 from models.transducer import Model
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, TOKENIZER = "checkpoint.pt", "tokenizer.model"
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ def averaged(run: Path, kind: str | None = None) -> tuple[Model, Tokenizer]:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
-    return model, Tokenizer.from_sentencepiece((run / "tokenizer.model").read_bytes())
+    return model, Tokenizer.from_sentencepiece((run / TOKENIZER).read_bytes())
 
 
 def _outside(name: str) -> bool:

@@ -7,33 +7,46 @@ import math
 import os
 import signal
 import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import multiprocessing as mp
 
-from models.config import ModelConfig
+from models.config import ConfigError, ModelConfig
 from models.decoding import DecoderState, decode_transducer
 from models.tokenizer import Tokenizer
 from models.training import release, settings
 from models.training.arena import Arena, Step
 from models.training.data import Corpus
 from models.training.objective import build, full_precision_subsampling, loss_of
-from models.training.progress import Job, Progress
+from models.training.progress import Job, Progress, WorkerLost
 from models.training.settings import Settings, Stage
 from models.training.wer import ctc_texts, wer, wer_by_source
 from models.transducer import Model
 
 
 def model_config(told: Settings, tokenizer: Tokenizer) -> ModelConfig:
-    return ModelConfig.from_dict({**told.model, "vocab_size": len(tokenizer), "labels": list(tokenizer.pieces)})
+    """The model to train; raises ConfigError for what batches, losses or checkpoints do not know of."""
+    config = ModelConfig.from_dict({**told.model, "vocab_size": len(tokenizer), "labels": list(tokenizer.pieces)})
+    for key, good, expected in (
+        ("durations", not config.durations, "none: there is no TDT loss"),
+        ("num_prompts", not config.num_prompts, "0: no batch knows its language"),
+        ("conv_norm", config.conv_norm == "layer_norm", "layer_norm: running statistics are not shared or kept"),
+        ("normalize", config.normalize == "none", "none: the cache's features are not normalised"),
+    ):
+        if not good:
+            raise ConfigError(f"settings.model.{key}", getattr(config, key), expected)
+    return config
 
 
-def new_model(told: Settings, tokenizer: Tokenizer, corpus: Corpus) -> Model:
+def new_model(told: Settings, config: ModelConfig, corpus: Corpus) -> Model:
     """A model with initial weights for this corpus, or with those of a released folder."""
     torch.manual_seed(told.seed)
-    model = Model(model_config(told, tokenizer))
+    model = Model(config)
     release.set_features(model)
     if told.init:
         model.load_state_dict(release.read_weights(Path(told.init)))
@@ -44,9 +57,25 @@ def new_model(told: Settings, tokenizer: Tokenizer, corpus: Corpus) -> Model:
             float(sample.mean()),
             float(sample.std()),
             corpus.batch(corpus.balanced(8)),
-            corpus.label_counts(len(tokenizer)),
+            corpus.label_counts(config.vocab_size),
         )
     return model
+
+
+def checkpoint_of(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any] | None:
+    """The run's checkpoint, None for a new run; raises ValueError for a run of another model or tokenizer."""
+    pieces = folder / release.TOKENIZER
+    if pieces.exists() and pieces.read_bytes() != tokenizer.to_bytes():
+        raise ValueError(f"{pieces}: got another tokenizer, expected the settings'; a new run needs a new folder")
+    path = folder / release.CHECKPOINT
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    before, now = ModelConfig.from_dict(state["model"]).to_dict(), config.to_dict()
+    odd = [key for key in now if before[key] != now[key] and key not in ("name", "licence")]
+    if odd:
+        raise ValueError(f"{path}: got a model of other {', '.join(odd)}, expected the settings'; go on with the run's")
+    return state
 
 
 @torch.no_grad()
@@ -82,9 +111,11 @@ class Trainer:
     Worker 0 also keeps the time, the log, the checkpoints and the validation.
     """
 
-    def __init__(self, told: Settings, rank: int, shared: tuple[Model, Arena, Progress]) -> None:
+    def __init__(
+        self, told: Settings, rank: int, shared: tuple[Model, Arena, Progress], others: Sequence[BaseProcess] = ()
+    ) -> None:
         torch.set_num_threads(1)
-        self.told, self.rank = told, rank
+        self.told, self.rank, self.others = told, rank, others
         self.model, self.arena, self.progress = shared
         self.tokenizer = Tokenizer.from_sentencepiece(Path(told.tokenizer).read_bytes())
         self.corpus = Corpus(Path(told.cache), told.train, self.tokenizer, told.max_s, self.model.config.mels)
@@ -113,6 +144,8 @@ class Trainer:
             if self.progress.get("losses") >= self.told.log_steps:
                 self.report(job, stage, norm, now - reported)
                 reported = now
+                if lost(self.others):
+                    return
             if over or now - saved > 60.0 * self.told.save_minutes:
                 self.save()
                 self.validate(stage)
@@ -129,7 +162,7 @@ class Trainer:
         self.arena.gradients[self.rank].zero_()
         loss = loss_of(self.model, batch, context, stage, told.bf16, told.joint_cells)
         loss.backward()
-        with self.progress.lock:
+        with self.progress.locked():
             lr = learning_rate(stage, int(self.progress.get("stage_step")), self.progress.get("elapsed_s"))
             number = int(self.progress.get("step")) + 1
             numbers = Step(lr, number, told.beta1, told.beta2, told.weight_decay, told.clip_norm, told.ema_decay)
@@ -149,6 +182,7 @@ class Trainer:
 
     def validate(self, stage: Stage) -> None:
         """Greedy CTC, and the transducer once it is trained, with the averaged weights at the longest latency."""
+        began = time.monotonic()
         dev = Corpus(Path(self.told.cache), [self.told.dev], self.tokenizer, math.inf, self.model.config.mels)
         self.arena.attach(self.model, self.arena.ema)
         self.model.eval()
@@ -164,11 +198,12 @@ class Trainer:
                 example = len(heard["text"]) // 2
                 self.log(f"dev WER {head} {wer(heard['text'], heard[head]):.3f} ({listed})")
                 self.log(f"  {heard['text'][example]} -> {heard[head][example]}")
+        self.log(f"validation took {time.monotonic() - began:.1f} s")
 
     def save(self) -> None:
         """Checkpoint, whole or not at all."""
         path = Path(self.told.run) / release.CHECKPOINT
-        with self.progress.lock:
+        with self.progress.locked():
             state = {"arena": self.arena.state(), "progress": self.progress.state()}
         torch.save({**state, "model": self.model.config.to_dict()}, path.with_suffix(".part"))
         os.replace(path.with_suffix(".part"), path)
@@ -178,44 +213,64 @@ class Trainer:
         print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
-def work(rank: int, told: Settings, shared: tuple[Model, Arena, Progress]) -> Trainer:
+def lost(others: Sequence[BaseProcess]) -> list[str]:
+    """The workers that ended otherwise than by coming to the end."""
+    return [f"worker {rank} ended with code {one.exitcode}" for rank, one in enumerate(others, 1) if one.exitcode]
+
+
+def work(
+    rank: int, told: Settings, shared: tuple[Model, Arena, Progress], others: Sequence[BaseProcess] = ()
+) -> Trainer:
     """What a worker process does; SIGTERM and SIGINT make all of them end after their batch, and worker 0 save."""
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: shared[2].ask_to_end())
-    trainer = Trainer(told, rank, shared)
+    trainer = Trainer(told, rank, shared, others)
     trainer.run()
     return trainer
 
 
 def train(told: Settings) -> None:
+    """Start or resume a run; refuses before it writes. Raises WorkerLost after it has saved what the others learnt."""
     folder = Path(told.run)
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_sentencepiece(Path(told.tokenizer).read_bytes())
-    (folder / "tokenizer.model").write_bytes(tokenizer.to_bytes())
-    corpus = Corpus(Path(told.cache), told.train, tokenizer, told.max_s)
+    config = model_config(told, tokenizer)
+    state = checkpoint_of(folder, config, tokenizer)
+    corpus = Corpus(Path(told.cache), told.train, tokenizer, told.max_s, config.mels)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (pieces := folder / release.TOKENIZER).exists():
+        pieces.with_suffix(".part").write_bytes(tokenizer.to_bytes())
+        os.replace(pieces.with_suffix(".part"), pieces)
     hours, count = corpus.seconds / 3600, len(corpus.utterances)
     Trainer.log(f"{hours:.2f} h, {count} utterances, {corpus.skipped} left out")
-    model = new_model(told, tokenizer, corpus)
+    model = new_model(told, config, corpus)
     context = mp.get_context("spawn")
     arena, progress = Arena(model, told.workers), Progress(told, context)
-    if (folder / release.CHECKPOINT).exists():
-        state = torch.load(folder / release.CHECKPOINT, weights_only=True)
+    if state is not None:
         arena.restore(state["arena"])
         progress.restore(state["progress"])
     shared = (model, arena, progress)
     others = [context.Process(target=work, args=(rank, told, shared), daemon=True) for rank in range(1, told.workers)]
     for process in others:
         process.start()
-    trainer = work(0, told, shared)
+    trainer = work(0, told, shared, others)
+    if lost(others):
+        progress.ask_to_end()
     for process in others:
         process.join()
     trainer.save()
+    if dead := lost(others):
+        raise WorkerLost(f"{', '.join(dead)}; the run is saved and goes on when it is started again")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train", description="start or resume a training run")
     parser.add_argument("--config", type=Path, required=True, help="yaml file, see models/training/default.yaml")
-    train(settings.load(parser.parse_args(argv).config))
+    args = parser.parse_args(argv)
+    try:
+        train(settings.load(args.config))
+    except (ValueError, WorkerLost) as error:
+        Trainer.log(f"train: {error}")
+        return 1
     return 0
 
 

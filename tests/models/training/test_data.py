@@ -6,6 +6,7 @@ import collections
 import io
 import json
 import math
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -57,6 +58,30 @@ def test_audio_inside_an_archive_is_read_as_outside(folder: Path) -> None:
     cache.build(manifest, folder / "cache", workers=1)
     frames, items = cache.load(folder / "cache", "archived")
     np.testing.assert_allclose(frames[: items[0].frames], StreamingFeatures(80).log_mel(inside), atol=0.01)
+
+
+def test_a_cache_of_another_manifest_or_of_other_features_is_refused(folder: Path, tmp_path: Path) -> None:
+    manifest, cached = folder / "train.jsonl", folder / "cache"
+    index = cached / "train.jsonl"
+    assert cache.build(manifest, cached) == index, "there already, of the same manifest"
+    with pytest.raises(ValueError, match=r"train\.jsonl: got mels=80, expected 128"):
+        cache.load(cached, "train", 128)
+    other = tmp_path / "train.jsonl"
+    other.write_text(manifest.read_text().replace("mid top", "top mid"))
+    with pytest.raises(ValueError, match=r"train\.jsonl: got manifest=[0-9a-f]{64}, expected [0-9a-f]{64}"):
+        cache.build(other, cached)
+
+
+def test_a_cache_from_before_indices_said_what_they_are_is_read(folder: Path, tmp_path: Path) -> None:
+    for name in ("train.jsonl", "train.f16"):
+        shutil.copy(folder / "cache" / name, tmp_path / name)
+    (tmp_path / "train.jsonl").write_text("".join((folder / "cache" / "train.jsonl").open().readlines()[1:]))
+    frames, items = cache.load(tmp_path, "train")
+    assert [item.text for item in items] == SENTENCES
+    assert np.array_equal(frames, cache.load(folder / "cache", "train")[0])
+    assert cache.build(folder / "train.jsonl", tmp_path) == tmp_path / "train.jsonl"
+    with pytest.raises(ValueError, match=r"train\.f16: got \d+ bytes, expected \d+ of 128 mels"):
+        cache.load(tmp_path, "train", 128)
 
 
 def test_every_utterance_comes_once_an_epoch(corpus: Corpus) -> None:

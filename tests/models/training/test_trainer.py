@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
+import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from models import store
-from models.tokenizer import Tokenizer
-from models.training import release, settings
+from models.config import ConfigError
+from models.tokenizer import Tokenizer, train_bpe
+from models.training import progress as progress_module
+from models.training import release, settings, trainer
 from models.training.arena import Arena, Step
 from models.training.data import Corpus
 from models.training.objective import groups
-from models.training.progress import Progress
-from models.training.trainer import learning_rate, train, transcripts
+from models.training.progress import Progress, WorkerLost
+from models.training.trainer import learning_rate, train, transcripts, work
 from models.training.wer import ctc_texts, wer, wer_by_source
 from tests.models.training import toy
 
@@ -69,6 +74,79 @@ def test_two_workers_train_one_model(folder: Path) -> None:
     state = torch.load(folder / "run" / "checkpoint.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state["arena"]["weights"].values())
     assert state["progress"][3] >= 6
+
+
+def ends_as_worker_1(rank: int, *rest: object) -> object:
+    """A worker that is killed before it does anything; worker 0 is a real one."""
+    if rank:
+        os._exit(3)
+    return work(rank, *rest)
+
+
+def test_a_run_whose_worker_died_is_saved_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "work", ends_as_worker_1)
+    with pytest.raises(WorkerLost, match=r"^worker 1 ended with code 3; the run is saved"):
+        train(toy.settings(folder, stages=steady(), workers=2, batch_s=1.5))
+    assert torch.load(folder / "run" / "checkpoint.pt", weights_only=True)["progress"][3] >= 1
+
+
+def test_nobody_waits_for_ever_for_a_lock_that_died_with_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "LOCK_S", 0.05)
+    progress = Progress(toy.settings(Path("nowhere")), multiprocessing)
+    held, done = threading.Event(), threading.Event()
+
+    def holds() -> None:
+        with progress.locked():
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=holds)
+    thread.start()
+    held.wait()
+    try:
+        with pytest.raises(WorkerLost, match="was not free for 0 s"):
+            progress.claim(lambda _: 1)
+    finally:
+        done.set()
+        thread.join()
+    assert progress.claim(lambda _: 1) is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"kind": "tdt", "durations": [0, 1, 2]}, "durations"),
+        ({"num_prompts": 2, "prompts": [["en", 0]]}, "num_prompts"),
+        ({"conv_norm": "batch_norm"}, "conv_norm"),
+        ({"normalize": "per_feature"}, "normalize"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_here_is_refused_by_name(
+    folder: Path, changes: dict[str, object], named: str
+) -> None:
+    told = toy.settings(folder)
+    with pytest.raises(ConfigError, match=rf"^settings\.model\.{named}="):
+        train(dataclasses.replace(told, model={**told.model, **changes}))
+    assert not (folder / "run").exists()
+
+
+def test_a_run_goes_on_with_its_own_model_and_tokenizer_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = toy.settings(folder, stages=steady(), max_steps=1, save_minutes=0.0)
+    train(told)
+    assert re.search(r"validation took \d+\.\d s", capsys.readouterr().out)
+    kept = (folder / "run" / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: got a model of other layers, xscaling, expected"):
+        train(dataclasses.replace(told, model={**told.model, "xscaling": False, "layers": 2}))
+    train_bpe(["low mid top"] * 5, 12, folder / "other")
+    with pytest.raises(ValueError, match=r"tokenizer\.model: got another tokenizer"):
+        train(dataclasses.replace(told, tokenizer=str(folder / "other.model")))
+    assert (folder / "run" / "checkpoint.pt").read_bytes() == kept
+    train(dataclasses.replace(told, model={**told.model, "name": "renamed", "licence": "CC0-1.0"}))
+
+
+def test_mels_are_those_of_the_model(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.jsonl: got mels=80, expected 128"):
+        train(toy.settings(folder, model={**toy.settings(folder).model, "mels": 128}))
 
 
 def test_a_run_starts_from_released_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
