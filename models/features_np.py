@@ -133,6 +133,7 @@ class StreamingFeatures:
         ]
         spectrum = np.fft.rfft(windows * self._taper, FFT, axis=-1)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
+        power = power.astype(np.float32, copy=False)  # NumPy 1 transforms in double precision
         return np.log(np.matmul(power, self._fb_t) + np.float32(LOG_GUARD))
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import tarfile
 from pathlib import Path
@@ -114,7 +115,8 @@ def nemo_config(config: ModelConfig) -> dict[str, Any]:
     kind = (config.kind, labels, config.num_prompts > 0)
     if kind not in _CLASSES:
         raise ConfigError("kind", config.kind, "a model that NeMo has a class for, with these labels and prompts")
-    name = "EncDecRNNTBPEEOUModel" if config.eou_id is not None and config.kind == "rnnt" else _CLASSES[kind]
+    # The class for end-of-utterance tokens has neither labels nor prompts; the others carry the tokens all the same.
+    name = "EncDecRNNTBPEEOUModel" if config.eou_id is not None and kind == ("rnnt", False, False) else _CLASSES[kind]
     values: dict[str, Any] = {
         "target": f"nemo.collections.asr.models.{_MODULES[name]}.{name}",
         "sample_rate": config.sample_rate,
@@ -134,7 +136,17 @@ def nemo_config(config: ModelConfig) -> dict[str, Any]:
     else:
         where = {"model_path": "nemo:tokenizer.model", "vocab_path": "nemo:vocab.txt"}
         values["tokenizer"] = {"dir": "", "type": "bpe", **where}
+    _check_readable(values, config)
     return values
+
+
+def _check_readable(values: dict[str, Any], config: ModelConfig) -> None:
+    """Refuse, by name, what would be read back as another model: what is written must be."""
+    read = config_of(values, Vocabulary(config.labels, config.tokenizer), config.name)
+    for field in dataclasses.fields(config):
+        ours, theirs = getattr(config, field.name), getattr(read, field.name)
+        if ours != theirs and field.name != "licence":  # which a .nemo file has no place for
+            raise ConfigError(field.name, ours, f"{theirs!r}, as a .nemo file of this model would be read")
 
 
 def _defaults(config: ModelConfig) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from models.config import ModelConfig
+from models.config import ConfigError, ModelConfig
 from models.nemo_options import (
     CTC_HEAD,
     ENCODER,
@@ -33,7 +33,29 @@ TARGETS = {
     "EncDecHybridRNNTCTCBPEEOUModel": False,
 }
 EOU, EOB = "<EOU>", "<EOB>"
-MAX_SYMBOLS = 1000
+MAX_SYMBOLS, DEFAULT_SYMBOLS = 1000, 10  # tokens on one frame; NeMo GreedyBatchedRNNTInferConfig
+OPTIONS = {  # ModelConfig's key -> the option that it comes from
+    "mels": "preprocessor.features",
+    "normalize": "preprocessor.normalize",
+    "d_model": "encoder.d_model",
+    "layers": "encoder.n_layers",
+    "heads": "encoder.n_heads",
+    "d_ff": "encoder.ff_expansion_factor",
+    "sub_channels": "encoder.subsampling_conv_channels",
+    "contexts": "encoder.att_context_size",
+    "style": "encoder.att_context_style",
+    "conv_norm": "encoder.conv_norm_type",
+    "conv_kernel": "encoder.conv_kernel_size",
+    "conv_context": "encoder.conv_context_size",
+    "predictor_hidden": "decoder.prednet.pred_hidden",
+    "predictor_layers": "decoder.prednet.pred_rnn_layers",
+    "joint_hidden": "joint.jointnet.joint_hidden",
+    "joint_activation": "joint.jointnet.activation",
+    "durations": "decoding.durations",
+    "max_symbols": "decoding.greedy.max_symbols",
+    "num_prompts": "model_defaults.num_prompts",
+    "prompts": "model_defaults.prompt_dictionary",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +105,17 @@ def config_of(nemo: dict[str, Any], vocabulary: Vocabulary, name: str) -> ModelC
     values |= _preprocessor(nemo) | _encoder(nemo) | _heads(nemo, len(pieces)) | _prompts(nemo)
     if values.pop("feat_in") != values["mels"]:
         raise refuse("encoder.feat_in", nemo["encoder"]["feat_in"], f"preprocessor.features={values['mels']}")
-    return ModelConfig.from_dict(values)
+    try:
+        return ModelConfig.from_dict(values)
+    except ConfigError as error:  # the reader of the message has a .nemo file, not our names
+        raise ConfigError(_option_of(error.where, nemo), error.got, error.expected) from error
+
+
+def _option_of(key: str, nemo: dict[str, Any]) -> str:
+    """What the .nemo file calls the option behind one of ModelConfig's keys."""
+    if key in ("vocab_size", "labels"):
+        return "tokenizer" if nemo.get("tokenizer") is not None else "labels"
+    return OPTIONS.get(key, key)
 
 
 def _preprocessor(nemo: dict[str, Any]) -> dict[str, Any]:
@@ -206,15 +238,26 @@ def _search(nemo: dict[str, Any], decoding: dict[str, Any]) -> dict[str, Any]:
         raise refuse("decoding.model_type", decoding.get("model_type"), "tdt with decoding.durations, rnnt without")
     if extra != len(durations):
         raise refuse("joint.num_extra_outputs", extra, f"as many as decoding.durations={durations}")
-    greedy = decoding.get("greedy") or {}
-    most = greedy.get("max_symbols_per_step", 10)
-    most = greedy.get("max_symbols", most)
-    if not _is_int(most) or not 1 <= most <= MAX_SYMBOLS:  # without a limit one frame could go on for ever
-        raise refuse("decoding.greedy.max_symbols", most, f"1 to {MAX_SYMBOLS}")
+    most = _most_symbols(decoding)
     hide = decoding.get("strip_lang_tags") or False
     if not isinstance(hide, bool):
         raise refuse("decoding.strip_lang_tags", hide, "true or false")
     return {"durations": durations, "max_symbols": most, "strip_lang_tags": hide}
+
+
+def _most_symbols(decoding: dict[str, Any]) -> int:
+    """Tokens that one frame may have; NeMo's default where the file has no such section.
+
+    Where it has one that names no number NeMo sets no limit (on a GPU with graphs: 10), and a frame could go on for
+    ever: refused.
+    """
+    greedy = decoding.get("greedy")
+    if not isinstance(greedy, dict):
+        return DEFAULT_SYMBOLS
+    most = greedy.get("max_symbols") or greedy.get("max_symbols_per_step")  # NeMo rnnt_decoding.py:418
+    if not _is_int(most) or not 1 <= most <= MAX_SYMBOLS:
+        raise refuse("decoding.greedy.max_symbols", most, f"1 to {MAX_SYMBOLS}, here or in max_symbols_per_step")
+    return int(most)
 
 
 def _hybrid(aux: object, pieces: int) -> str:

@@ -1,8 +1,8 @@
 """Models on disk: our own folder, and `load` for that or a .nemo file. Owns the folder's layout and version.
 
-    config.json         ModelConfig as JSON; for a model of labels also its vocabulary
-    tokenizer.model     the SentencePiece model, where there is one
-    model.safetensors   the weights by NeMo's names; its metadata carries format and version
+config.json         ModelConfig as JSON; for a model of labels also its vocabulary
+tokenizer.model     the SentencePiece model, where there is one
+model.safetensors   the weights by NeMo's names; its metadata carries format and version
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def load(path: str | Path) -> tuple[Model, Tokenizer]:
 
 
 def save(model: Model, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes the folder; a file that exists is replaced as a whole."""
+    """Writes the folder; each file appears, or takes another's place, as a whole, and all only when all are written."""
     if dtype not in DTYPES:
         raise ConfigError("dtype", dtype, "float32, float16 or bfloat16")
     if tuple(tokenizer.pieces) != model.config.labels:
@@ -51,13 +51,16 @@ def save(model: Model, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dt
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(name, value, dtype) for name, value in model.state_dict().items()}
-    weights = folder / (WEIGHTS + ".part")
-    save_file(tensors, weights, metadata={"format": FORMAT, "version": VERSION})
     text = json.dumps(model.config.to_dict(), ensure_ascii=False, indent=1)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    parts = {name: folder / f"{name}.part" for name in (CONFIG, TOKENIZER, WEIGHTS)}
+    parts[CONFIG].write_text(text + "\n", encoding="utf-8")
     if tokenizer.kind == "sentencepiece":
-        (folder / TOKENIZER).write_bytes(tokenizer.to_bytes())
-    os.replace(weights, folder / WEIGHTS)
+        parts[TOKENIZER].write_bytes(tokenizer.to_bytes())
+    else:
+        del parts[TOKENIZER]
+    save_file(tensors, parts[WEIGHTS], metadata={"format": FORMAT, "version": VERSION})
+    for name, part in parts.items():
+        os.replace(part, folder / name)
 
 
 def load_folder(folder: str | Path) -> tuple[Model, Tokenizer]:

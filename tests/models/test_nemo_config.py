@@ -34,6 +34,8 @@ REFUSED: list[tuple[str, str, object]] = [
     ("hybrid_bpe", "encoder.att_context_size", [[14, "6"]]),
     ("hybrid_bpe", "encoder.conv_context_size", [3, 3]),
     ("hybrid_bpe", "encoder.conv_context_size", "dcc"),
+    ("hybrid_bpe", "encoder.conv_kernel_size", 10),
+    ("hybrid_bpe", "encoder.d_model", 33),
     ("hybrid_bpe", "encoder.feat_out", 64),
     ("hybrid_bpe", "encoder.feat_in", 64),
     ("hybrid_bpe", "encoder.n_layers", 0),
@@ -74,6 +76,7 @@ REFUSED: list[tuple[str, str, object]] = [
     ("hybrid_bpe", "decoder.context_size", 2),
     ("hybrid_bpe", "decoder.prednet.rnn_hidden_size", 64),
     ("hybrid_bpe", "decoder.prednet.pred_rnn_layers", 0),
+    ("hybrid_bpe", "decoder.prednet.pred_rnn_layers", 3),
     ("hybrid_bpe", "decoder.prednet.zoneout", 0.1),
     ("hybrid_bpe", "joint._target_", "nemo.collections.asr.modules.HATJoint"),
     ("hybrid_bpe", "joint.num_classes", 63),
@@ -91,6 +94,8 @@ REFUSED: list[tuple[str, str, object]] = [
     ("hybrid_bpe", "decoding.greedy.boosting_tree", {"key_phrases_list": ["nemo"]}),
     ("hybrid_bpe", "decoding.greedy.max_symbols", None),
     ("hybrid_bpe", "decoding.greedy.max_symbols", 0),
+    ("hybrid_bpe", "decoding.greedy.max_symbols", ...),
+    ("hybrid_bpe", "decoding.greedy.max_symbols", 1001),
     ("hybrid_bpe", "aux_ctc.decoder._target_", "nemo.collections.asr.modules.LSTMDecoder"),
     ("hybrid_bpe", "aux_ctc.decoder.num_classes", 2),
     ("hybrid_bpe", "aux_ctc.decoder.add_blank", False),
@@ -146,7 +151,9 @@ def test_an_unsupported_option_is_refused_by_name(name: str, option: str, value:
 def test_a_left_context_that_is_no_multiple_of_the_chunk_is_refused(contexts: list, tmp_path: Path) -> None:
     values = config("hybrid_bpe")
     values["encoder"]["att_context_size"] = contexts
-    assert_refused(archive(tmp_path / "m.nemo", with_config("hybrid_bpe", values)), "contexts=", "a multiple of")
+    assert_refused(
+        archive(tmp_path / "m.nemo", with_config("hybrid_bpe", values)), "encoder.att_context_size=", "a multiple of"
+    )
 
 
 IGNORED: list[tuple[str, object]] = [
@@ -208,8 +215,16 @@ def test_tied_biases_are_read_where_all_layers_agree(tmp_path: Path) -> None:
     assert torch.equal(model.encoder.layers[2].self_attn.pos_bias_v, tied["encoder.layers.0.self_attn.pos_bias_v"])
 
 
-@pytest.mark.parametrize("key", ["max_symbols", "max_symbols_per_step"])
-def test_max_symbols_goes_by_either_name(key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "greedy",
+    [
+        {"max_symbols": 5},
+        {"max_symbols_per_step": 5},
+        {"max_symbols": None, "max_symbols_per_step": 5},
+        {"max_symbols": 5, "max_symbols_per_step": 7},
+    ],
+)
+def test_max_symbols_goes_by_either_name(greedy: dict[str, object], tmp_path: Path) -> None:
     values = config("rnnt_char")
-    values["decoding"]["greedy"] = {key: 5}
+    values["decoding"]["greedy"] = greedy
     assert nemo.load(archive(tmp_path / "m.nemo", with_config("rnnt_char", values)))[0].config.max_symbols == 5
