@@ -7,13 +7,14 @@ The shortest use, captions of audio that comes in pieces of any size:
             async for piece in microphone():    # bytes: 16-bit little-endian samples
                 await client.send(piece)
             await client.close()                # everything that was sent is heard, then the events end
-        asyncio.create_task(speak())
+        speaking = asyncio.create_task(speak())
         async for event in client:
             match event:
                 case Partial(text=text):        # may still change, but for its first `stable_words` words
                     print(text, end="\\r")
                 case Final(start=start, text=text):
                     print(f"{start:7.2f}  {text}")
+        await speaking
 
 Turn taking (push to talk): `final = await client.finalize()` answers with what was said so far, and the stream goes
 on. `keepalive()` keeps a silent stream from timing out; `configure(endpoint_silence_ms=400)` changes it underway.
@@ -32,12 +33,26 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from streamer.protocols.events import Closed, Configure, Error, Final, Partial, Ready, ServerEvent, Word
+from streamer.errors import CODES, Refusal
+from streamer.protocols.events import (
+    REASONS,
+    Closed,
+    Configure,
+    Error,
+    Final,
+    Partial,
+    Ready,
+    ServerEvent,
+    Word,
+)
 
 PATH = "/v1/stream"
 DEFAULT_URL = "ws://127.0.0.1:9000"
+OPEN_S = 10.0  # to connect, and then to be told `ready`
 MAX_MESSAGE_BYTES = 4 << 20  # a final of a very long segment with all its words stays far below
 _EVENTS: dict[str, type[Any]] = {"ready": Ready, "partial": Partial, "final": Final, "closed": Closed, "error": Error}
+# What a word of a later server's is taken for: its final and its error still tell something.
+_FAMILIAR = {"reason": (REASONS, "endpoint"), "code": (tuple(CODES), "internal")}
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
 
@@ -78,16 +93,23 @@ class Options:
 class Client:
     """One stream. Iterate over it for events; partials that nobody read yet are replaced by newer ones."""
 
-    def __init__(self, url: str = DEFAULT_URL, options: Options | None = None, key: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        options: Options | None = None,
+        key: str | None = None,
+        *,
+        open_timeout_s: float = OPEN_S,
+    ) -> None:
         self.url = stream_url(url, options or Options())
         self.ready: Ready | None = None
-        self._key = key
+        self._key, self._open_timeout_s = key, open_timeout_s
         self._socket: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
         self._unread: deque[ServerEvent] = deque()
         self._news = asyncio.Condition()
         self._ended = False
-        self._lost: ConnectionLost | None = None
+        self._lost: Exception | None = None  # why the events end without `closed`
         self._answers: deque[asyncio.Future[Final]] = deque()  # of finalizes, in the order they were sent
 
     async def __aenter__(self) -> Self:
@@ -103,27 +125,46 @@ class Client:
 
     async def connect(self) -> Ready:
         """Open the stream. Raises StreamError when the server refuses it, OSError when there is no server."""
+        self._socket = await self._open()
+        try:
+            self.ready = await self._first(self._socket)
+        except BaseException:
+            await self._socket.close()
+            raise
+        self._reader = asyncio.create_task(self._read(self._socket))
+        return self.ready
+
+    async def _open(self) -> ClientConnection:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            self._socket = await connect(
-                self.url, additional_headers=headers, compression=None, max_size=MAX_MESSAGE_BYTES, proxy=None
+            return await connect(
+                self.url,
+                additional_headers=headers,
+                compression=None,
+                max_size=MAX_MESSAGE_BYTES,
+                proxy=None,
+                open_timeout=self._open_timeout_s,
             )
         except InvalidStatus as error:
             raise _refused(error) from None
-        except (InvalidHandshake, InvalidURI, EOFError) as error:
+        except (InvalidHandshake, InvalidURI, EOFError, UnicodeError) as error:  # UnicodeError: a host like a..b
             raise StreamError("bad_request", f"{self.url}: no stream of ours there: {error}") from None
+
+    async def _first(self, socket: ClientConnection) -> Ready:
+        """The server's first message, which is `ready` or says why not."""
         try:
-            first = parse(await self._socket.recv())
+            async with asyncio.timeout(self._open_timeout_s):
+                first = parse(await socket.recv())
+        except TimeoutError:
+            raise ConnectionLost(f"the server said nothing for {self._open_timeout_s:g} s, expected ready") from None
         except ConnectionClosed as closed:
             raise ConnectionLost(f"the server hung up before the stream was open ({_why(closed)})") from None
+        except Refusal as refusal:
+            raise ConnectionLost(f"the server spoke another protocol: {refusal}") from None
+        if isinstance(first, Error):
+            raise StreamError(first.code, first.message)
         if not isinstance(first, Ready):
-            await self._socket.close()
-            refusal = (
-                first if isinstance(first, Error) else Error(code="internal", message=f"got {first}, expected ready")
-            )
-            raise StreamError(refusal.code, refusal.message)
-        self.ready = first
-        self._reader = asyncio.create_task(self._read(self._socket))
+            raise ConnectionLost(f"the server spoke another protocol: got {first}, expected ready")
         return first
 
     async def send(self, pcm: bytes) -> None:
@@ -187,17 +228,25 @@ class Client:
             raise self._lost or ConnectionLost(f"the connection is gone ({_why(closed)})") from None
 
     async def _read(self, socket: ClientConnection) -> None:
-        """Every message of the server, in order, until it hangs up."""
+        """Every message of the server, in order, until `closed`, the line's end, or what nobody can read."""
         why = "the server said no reason"
         try:
             async for message in socket:
                 if (event := parse(message)) is not None:
                     await self._take(event)
+                if self._closed is not None:  # the last message: a server that does not hang up keeps nobody waiting
+                    break
         except ConnectionClosed as closed:
             why = _why(closed)
-        if self._closed is None:
-            self._lost = ConnectionLost(f"the connection ended before the stream did ({why})")
-        await self._end()
+        except Refusal as refusal:
+            why = f"a message that cannot be read: {refusal}"
+        except Exception as error:  # a fault of ours: whoever waits for events has to see it
+            self._lost = error
+        finally:
+            if self._closed is None and self._lost is None:
+                self._lost = ConnectionLost(f"the connection ended before the stream did ({why})")
+            await self._end()
+            await socket.close()
 
     async def _take(self, event: ServerEvent) -> None:
         async with self._news:
@@ -224,8 +273,12 @@ class Client:
 
 def stream_url(url: str, options: Options) -> str:
     """`http://host:port` or `ws://host:port/path` and the options as the URL to connect to."""
-    parts = urlsplit(url if "://" in url else f"ws://{url}")
-    if parts.scheme not in _SCHEMES or not parts.hostname:
+    try:
+        parts = urlsplit(url if "://" in url else f"ws://{url}")
+        known = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0  # a port out of range raises
+    except ValueError:
+        known = False
+    if not known:
         raise StreamError("bad_request", f"url: got {url!r}, expected ws://HOST:PORT or wss://HOST:PORT")
     path = PATH if parts.path in ("", "/") else parts.path
     query = "&".join(filter(None, (parts.query, options.query())))
@@ -233,17 +286,30 @@ def stream_url(url: str, options: Options) -> str:
 
 
 def parse(message: str | bytes) -> ServerEvent | None:
-    """A server's message as an event; None for a type that this client does not know."""
-    fields = json.loads(message)
-    kind = _EVENTS.get(fields.pop("type", ""))
-    if kind is None:
-        return None
-    known = {field.name for field in dataclasses.fields(kind)}
-    values = {name: value for name, value in fields.items() if name in known}
-    if "words" in values:
-        values["words"] = tuple(Word(**word) for word in values["words"])
-    event: ServerEvent = kind(**values)
+    """A server's message as an event; None for a type that this client does not know.
+
+    Later servers may say more: unknown fields are passed over, unknown reasons and codes taken for familiar ones.
+    Raises Refusal for what no version of the protocol says.
+    """
+    try:
+        fields = json.loads(message)
+        kind = _EVENTS.get(fields.pop("type", ""))
+        if kind is None:
+            return None
+        for name, (familiar, instead) in _FAMILIAR.items():
+            if isinstance(fields.get(name), str) and fields[name] not in familiar:
+                fields[name] = instead
+        if kind in (Partial, Final):
+            fields["words"] = tuple(Word(**_known(Word, word)) for word in fields["words"])
+        event: ServerEvent = kind(**_known(kind, fields))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # no JSON, or none of the protocol's
+        raise Refusal("message", message[:60], f"JSON of the protocol ({error})", code="bad_message") from None
     return event
+
+
+def _known(kind: type[Any], fields: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in fields.items() if name in names}
 
 
 def _replaces(new: ServerEvent, old: ServerEvent) -> bool:

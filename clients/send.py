@@ -51,8 +51,8 @@ def read(path: str | Path) -> Recording:
     """Any file that libsndfile reads. Rates and channels that the wire has no room for are converted here."""
     try:
         pcm, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.error_string.rstrip(".")
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: *.raw, which says nothing of itself
+        reason = (getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)).rstrip(".")
         known = "no such file" if not Path(path).exists() else f"not audio that libsndfile reads ({reason})"
         raise NotAudio(f"{path}: {known}") from None
     if pcm.shape[1] > CHANNELS[1]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
 from clients.client import Client, ConnectionLost, Options, StreamError, parse, stream_url
 from clients.send import NotAudio, read, send
-from streamer.protocols.events import Closed, Final, Partial, Ready
+from streamer.errors import Refusal
+from streamer.protocols.events import Closed, Error, Final, Partial, Ready
 from tests.served import served
 
 RATE = 16000
@@ -138,6 +143,19 @@ async def test_no_server_is_an_os_error() -> None:
         await Client("ws://127.0.0.1:1").connect()
 
 
+@asynccontextmanager
+async def speaking(*messages: str | bytes) -> AsyncIterator[str]:
+    """The URL of a server that says these things to everybody and then waits."""
+
+    async def say(socket: ServerConnection) -> None:
+        for message in messages:
+            await socket.send(message)
+        await socket.wait_closed()
+
+    async with serve(say, "127.0.0.1", 0) as server:
+        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+
+
 async def scripted(
     handler: Callable[[ServerConnection], Awaitable[None]], talk: Callable[[Client], Awaitable[None]]
 ) -> None:
@@ -171,16 +189,93 @@ async def test_a_connection_that_ends_before_its_stream_is_an_error_everywhere()
     await scripted(hang_up, talk)
 
 
+WORD = {"word": "hello", "start": 0.0, "end": 0.4, "confidence": 0.9}
+FINAL = {"type": "final", "channel": 0, "segment": 0, "start": 0.0, "end": 0.4, "text": "hello", "words": [WORD]}
+
+
 async def test_messages_and_fields_of_a_later_server_are_passed_over() -> None:
-    async def newer(socket: ServerConnection) -> None:
-        await socket.send(READY)
-        await socket.send(json.dumps({"type": "speaker", "name": "a"}))
-        await socket.send(json.dumps({"type": "closed", "audio_seconds": 1.5, "extra": 1}))
+    said = [
+        {"type": "speaker", "name": "a"},
+        {**FINAL, "words": [{**WORD, "speaker": 2}], "reason": "speaker_change", "language": "en"},
+        {"type": "error", "code": "too_loud", "message": "softer, please"},
+        {"type": "closed", "audio_seconds": 1.5, "extra": 1},
+    ]
+    async with speaking(READY, *map(json.dumps, said)) as url:
+        client = Client(url)
+        await client.connect()
+        final, error, closed = [event async for event in client]
+        await client.abort()
+    assert isinstance(final, Final)
+    assert (final.text, final.reason) == ("hello", "endpoint")
+    assert error == Error(code="internal", message="softer, please")
+    assert closed == Closed(audio_seconds=1.5)
 
-    async def talk(client: Client) -> None:
-        assert [event async for event in client] == [Closed(audio_seconds=1.5)]
 
-    await scripted(newer, talk)
+UNREADABLE = (
+    "{",
+    "[]",
+    "3",
+    b"\xff",
+    '{"type": []}',
+    '{"type": "closed"}',
+    '{"type": "closed", "audio_seconds": -1}',
+    json.dumps({**FINAL, "reason": 3}),
+    json.dumps({**FINAL, "reason": "close", "words": 3}),
+)
+
+
+@pytest.mark.parametrize("message", UNREADABLE)
+async def test_what_nobody_can_read_ends_the_stream_with_an_error_everywhere(message: str | bytes) -> None:
+    async with speaking(READY, message) as url:
+        client = Client(url)
+        await client.connect()
+        with pytest.raises(ConnectionLost, match="cannot be read"):
+            await client.finalize()
+        for _ in range(2):
+            with pytest.raises(ConnectionLost, match="cannot be read"):
+                await anext(client)
+        with pytest.raises(ConnectionLost):
+            await client.close()
+        await client.abort()
+
+
+async def test_a_fault_while_reading_is_raised_to_who_waits_for_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def breaks(*_: object) -> None:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(Client, "_take", breaks)
+    async with speaking(READY, '{"type": "closed", "audio_seconds": 1}') as url:
+        client = Client(url)
+        await client.connect()
+        with pytest.raises(KeyError, match="a fault of ours"):
+            await anext(client)
+        await client.abort()
+
+
+@pytest.mark.parametrize(
+    ("first", "sentence"),
+    [
+        (None, "said nothing for 0.2 s"),
+        ("hello", "another protocol"),
+        ('{"type": "closed", "audio_seconds": 1}', "expected ready"),
+    ],
+)
+async def test_a_server_of_something_else_is_an_error_at_once(first: str | None, sentence: str) -> None:
+    async with speaking(*([first] if first else [])) as url:
+        with pytest.raises(ConnectionLost, match=sentence):
+            await Client(url, open_timeout_s=0.2 if first is None else 10.0).connect()
+
+
+VALUES = st.recursive(
+    st.none() | st.floats() | st.text() | st.sampled_from(["ready", "partial", "final", "closed", "error"]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["type", "words", "reason", "code"]), inner),
+)
+
+
+@given(st.text() | VALUES.map(json.dumps))
+def test_any_text_is_an_event_or_nothing_or_refused(message: str) -> None:
+    with contextlib.suppress(Refusal):
+        parse(message)
 
 
 def test_urls_are_completed() -> None:
@@ -188,8 +283,9 @@ def test_urls_are_completed() -> None:
     assert stream_url("http://h:1", options) == "ws://h:1/v1/stream?latency=160&interim=false"
     assert stream_url("h:1", Options()) == "ws://h:1/v1/stream"
     assert stream_url("wss://h/speech?a=1", options) == "wss://h/speech?a=1&latency=160&interim=false"
-    with pytest.raises(StreamError, match="expected ws://HOST:PORT"):
-        stream_url("ftp://h", options)
+    for url in ("ftp://h", "ws://h:99999", "ws://h:abc", "ws://h:0", "ws://[::1", "ws://"):
+        with pytest.raises(StreamError, match="expected ws://HOST:PORT"):
+            stream_url(url, options)
 
 
 def test_an_unknown_message_is_nothing() -> None:
