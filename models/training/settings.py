@@ -59,34 +59,68 @@ class Settings:
     augment: Augment = field(default_factory=Augment)
 
 
-def from_dict(values: dict[str, Any]) -> Settings:
-    """Raises ValueError for a key that is not known or a value of the wrong kind of number."""
-    values = dict(values)
-    values["stages"] = tuple(_build(Stage, stage, "stages") for stage in values.get("stages", ()))
+# What a field of a type takes, and what to call it.
+_TAKES: dict[str, tuple[tuple[type, ...], str]] = {
+    "float": ((int, float), "a number (write 1.0e-3, not 1e-3)"),
+    "int": ((int,), "a whole number"),
+    "int | None": ((int, type(None)), "a whole number or null"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "a text"),
+    "str | None": ((str, type(None)), "a text or null"),
+    "dict[str, Any]": ((dict,), "a mapping of keys to values"),
+}
+
+
+def from_dict(values: object) -> Settings:
+    """Raises ValueError for a key that is not known or a value of the wrong kind."""
+    values = dict(_mapping(values, "settings"))
+    values["stages"] = tuple(_build(Stage, stage, "stages") for stage in _list(values, "stages", dict))
     values["augment"] = _build(Augment, values.get("augment") or {}, "augment")
-    for key in ("train", "context_weights"):
-        values[key] = tuple(values.get(key) or ())
-    settings = _build(Settings, values, "settings")
+    values["train"] = tuple(_list(values, "train", str))
+    values["context_weights"] = tuple(_list(values, "context_weights", int, float))
+    settings: Settings = _build(Settings, values, "settings")
     if not settings.stages or not settings.train:
         raise ValueError("settings: got no stage or no training data, expected at least one of each")
     return settings
 
 
 def load(path: Path) -> Settings:
-    return from_dict(yaml.safe_load(path.read_text("utf-8")))
+    """The settings of a yaml file. Raises ValueError for what is no yaml, too."""
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        at = getattr(error, "problem_mark", None)
+        where = f" (line {at.line + 1})" if at else ""
+        raise ValueError(f"got a file that cannot be read{where}, expected YAML in UTF-8") from None
+    return from_dict(values)
 
 
-def _build(kind: type[Any], values: dict[str, Any], where: str) -> Any:
-    fields = {f.name: f.type for f in dataclasses.fields(kind)}
-    for key, value in values.items():
+def _list(values: dict[str, Any], key: str, *kinds: type) -> list[Any]:
+    given = values.get(key) or []
+    if not isinstance(given, list) or not all(isinstance(one, kinds) for one in given):
+        raise ValueError(f"settings.{key}: got {given!r}, expected a list of {' or '.join(k.__name__ for k in kinds)}")
+    return given
+
+
+def _mapping(values: object, where: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: got {values!r}, expected a mapping of keys to values")
+    return values
+
+
+def _build(kind: type[Any], values: object, where: str) -> Any:
+    given = _mapping(values, where)
+    fields = {f.name: str(f.type) for f in dataclasses.fields(kind)}
+    for key, value in given.items():
         if key not in fields:
             raise ValueError(f"{where}.{key}: got an unknown key, expected one of {', '.join(fields)}")
-        if fields[key] == "float" and not isinstance(value, (int, float)):
-            raise ValueError(f"{where}.{key}: got {value!r}, expected a number (write 1.0e-3, not 1e-3)")
-    missing = [f.name for f in dataclasses.fields(kind) if f.name not in values and _required(f)]
+        kinds, called = _TAKES.get(fields[key], ((object,), ""))
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
+            raise ValueError(f"{where}.{key}: got {value!r}, expected {called}")
+    missing = [f.name for f in dataclasses.fields(kind) if f.name not in given and _required(f)]
     if missing:
         raise ValueError(f"{where}: got no {', '.join(missing)}, expected a value")
-    return kind(**values)
+    return kind(**given)
 
 
 def _required(f: dataclasses.Field[Any]) -> bool:

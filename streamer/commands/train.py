@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from streamer.artefacts import how_to_add
 from streamer.commands import OK, USAGE, CommandError, command
+
+if TYPE_CHECKING:
+    from models.training.settings import Settings
 
 
 def add(commands: Any) -> None:
@@ -27,11 +32,24 @@ def run(args: argparse.Namespace) -> int:
     """Run until the schedule ends; started again, it goes on from its last checkpoint."""
     if not args.config.is_file():
         raise CommandError(f"--config {args.config}: no such file")
+    if find_spec("torch") is None:
+        raise CommandError(f"training needs torch, which is not installed: {how_to_add('train')}")
     from models.training import settings, trainer
 
     try:
         wanted = settings.load(args.config)
     except ValueError as error:
         raise CommandError(f"--config {args.config}: {error}", USAGE) from None
+    check_files(wanted)
     trainer.train(wanted)
     return OK
+
+
+def check_files(wanted: Settings) -> None:
+    """What the steps before this one leave behind (docs/training.md), said by the name of the missing step."""
+    if not Path(wanted.tokenizer).is_file():
+        raise CommandError(f"tokenizer {wanted.tokenizer}: no such file; python -m models.training.tokenizer makes it")
+    for name in (*wanted.train, wanted.dev):
+        index = Path(wanted.cache) / f"{name}.jsonl"
+        if not index.is_file():
+            raise CommandError(f"cache {index}: no such file; python -m models.training.cache makes it")

@@ -1,0 +1,62 @@
+"""Claims about `streamer train`: what is wrong with a run is said before it starts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.training import settings
+from tests.shell import failing
+
+DEFAULT = Path(settings.__file__).with_name("default.yaml").read_text("utf-8")
+STAGES = DEFAULT[DEFAULT.index("stages:") : DEFAULT.index("workers:")]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "no such file"),
+        ("", "settings: got None, expected a mapping"),
+        ("- a\n", "settings: got ['a'], expected a mapping"),
+        ("a: [1\n", "got a file that cannot be read (line 2), expected YAML"),
+        ("no_such_key: 1\n", "settings.no_such_key: got an unknown key"),
+        (DEFAULT.replace(STAGES, "stages: 3\n"), "settings.stages: got 3, expected a list of dict"),
+        (DEFAULT.replace(STAGES, "stages: [3]\n"), "settings.stages: got [3], expected a list of dict"),
+        (DEFAULT.replace("workers: 2", "workers: two"), "settings.workers: got 'two', expected a whole number"),
+        (DEFAULT.replace("dev: dev", "dev: no"), "settings.dev: got False, expected a text"),
+        (DEFAULT.replace("seed: 3", "seed: true"), "settings.seed: got True, expected a whole number"),
+        (DEFAULT.replace("train: [train, pseudo, synthetic]", "train: train"), "settings.train: got 'train'"),
+    ],
+)
+def test_a_bad_training_file_is_one_sentence(
+    tmp_path: Path, content: str | None, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "train.yaml"
+    if content is not None:
+        config.write_text(content)
+    code, err = failing(capsys, "train", "--config", str(config))
+    assert code == (1 if content is None else 2)
+    assert f"--config {config}: " in err
+    assert sentence in err
+
+
+def test_a_step_that_was_left_out_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(DEFAULT)
+    monkeypatch.chdir(tmp_path)
+    assert "python -m models.training.tokenizer" in failing(capsys, "train", "--config", str(config))[1]
+    (tmp_path / "runs" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "runs" / "tokenizer" / "tokenizer.model").touch()
+    assert "python -m models.training.cache" in failing(capsys, "train", "--config", str(config))[1]
+
+
+def test_without_torch_the_extra_train_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "train.yaml").touch()
+    assert "pip install -e '.[train]'" in failing(capsys, "train", "--config", str(tmp_path / "train.yaml"))[1]
