@@ -26,8 +26,13 @@ def default_model() -> Path:
     """The folder of the model that ships."""
     found = sorted(path.parent for path in PRETRAINED.glob(f"*/{EXPORTED}"))
     if not found:
-        raise NoModel(f"no model: {PRETRAINED} holds none; name one with --model (a folder or a .nemo file)")
+        raise NoModel(f"no model: {PRETRAINED} holds none; name one: --model M, or model.path=M for serve")
     return found[0]
+
+
+def how_to_add(extra: str) -> str:
+    """What to do about a package that only an extra brings; said by whoever misses it."""
+    return f"add the extra {extra} in the clone: .venv/bin/pip install -e '.[{extra}]'"
 
 
 def resolve(model: str, backend: str = "ort", precision: str = "fp32") -> Path:
@@ -55,7 +60,7 @@ def _cached(path: Path, precision: str) -> Path:
     if (folder / EXPORTED).is_file():
         return folder
     if find_spec("torch") is None or find_spec("onnxscript") is None:
-        raise NoModel(f"model {path}: a checkpoint needs torch to be exported: pip install 'streamer-asr[torch]'")
+        raise NoModel(f"model {path}: a checkpoint needs torch to be exported: {how_to_add('torch')}")
     export_model(path, folder, precision)  # appears whole or not at all
     return folder
 

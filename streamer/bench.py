@@ -13,6 +13,7 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
 
 from clients.client import Client, Options
@@ -41,28 +42,36 @@ class Load:
     cpu_s: float | None  # of the daemon, where it is ours
     audio_s: float
 
-    def wrong(self, reference: list[str]) -> list[int]:
-        """The streams whose words are not the reference's."""
-        return [i for i, heard in enumerate(self.streams) if heard.errors or heard.words != reference]
+    def wrong(self, references: list[list[str]]) -> list[int]:
+        """The streams whose words are not those of their recording; stream i said recording i, taken in turn."""
+        pairs = enumerate(zip(self.streams, cycle(references), strict=False))
+        return [i for i, (heard, reference) in pairs if heard.errors or heard.words != reference]
 
 
-async def load(url: str, recording: Recording, streams: int, latency_ms: int | None, pid: int | None = None) -> Load:
-    """Run `streams` streams of the recording at real time; beginnings are spread by a fixed seed."""
+async def load(
+    url: str, recordings: list[Recording], streams: int, latency_ms: int | None, pid: int | None = None
+) -> Load:
+    """Run `streams` streams of the recordings, in turn, at real time; beginnings are spread by a fixed seed."""
     spread = random.Random(0)
+    said = list(islice(cycle(recordings), streams))
     cpu_before, began = cpu_seconds(pid), time.perf_counter()
-    options = Options(
+    jobs = [_one(url, options(one, latency_ms), one, spread.uniform(0, STAGGER_S)) for one in said]
+    heard = await asyncio.gather(*jobs)
+    wall_s = time.perf_counter() - began
+    cpu_after = cpu_seconds(pid)
+    cpu_s = cpu_after - cpu_before if cpu_after is not None and cpu_before is not None else None
+    return Load(heard, wall_s, cpu_s, sum(one.seconds for one in said))
+
+
+def options(recording: Recording, latency_ms: int | None) -> Options:
+    """What a stream of the recording asks for."""
+    return Options(
         sample_rate=recording.rate,
         encoding=recording.encoding,
         channels=recording.channels,
         latency_ms=latency_ms,
         endpointing=False,  # a cut inside a word would make two of it, which is no other word
     )
-    jobs = [_one(url, options, recording, spread.uniform(0, STAGGER_S)) for _ in range(streams)]
-    heard = await asyncio.gather(*jobs)
-    wall_s = time.perf_counter() - began
-    cpu_after = cpu_seconds(pid)
-    cpu_s = cpu_after - cpu_before if cpu_after is not None and cpu_before is not None else None
-    return Load(heard, wall_s, cpu_s, streams * recording.seconds)
 
 
 async def _one(url: str, options: Options, recording: Recording, delay_s: float) -> Heard:
@@ -103,13 +112,13 @@ def cpu_seconds(pid: int | None) -> float | None:
     return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
 
 
-def table(load: Load, reference: list[str], title: str) -> str:
+def table(load: Load, references: list[list[str]], title: str) -> str:
     """The run as Markdown: figures first, then the machine."""
     lags = [lag for heard in load.streams for lag in heard.lags_s]
     finals = [heard.final_s for heard in load.streams if not heard.errors]
     rows = [
         ("streams", str(len(load.streams))),
-        ("streams with other words than `streamer transcribe`", str(len(load.wrong(reference)))),
+        ("streams with other words than `streamer transcribe`", str(len(load.wrong(references)))),
         ("streams with an error", str(sum(bool(heard.errors) for heard in load.streams))),
         ("a word's end to its first partial, p50 / p95", _pair(lags)),
         ("last sample sent to everything final, p50 / p95", _pair(finals)),

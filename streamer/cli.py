@@ -1,7 +1,7 @@
 """The command line: sub-commands, their flags and help, exit codes. Knows nothing of how a command does its work.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Every failure is one sentence on stderr;
-`STREAMER_DEBUG=1` adds the traceback.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted, 143 told to end. Every failure is one sentence
+on stderr; `STREAMER_DEBUG=1` adds the traceback.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import streamer
+from streamer.artefacts import how_to_add
 from streamer.commands import (
     FAILED,
     OK,
@@ -78,23 +79,27 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    stdout_closed = _open_what_is_closed()
     top = parser()
     args = top.parse_args(argv)
     if not hasattr(args, "run"):
         top.print_help()
         return USAGE
     try:
+        if stdout_closed and args.run is not serve.run:
+            raise CommandError("stdout is closed, expected a file, a pipe or a terminal for the results")
         return _run(args)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nothing is wrong, and flushing at exit must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _settle_stdout()  # the reader of our output has gone (`| head`): nothing is wrong
         return OK
     except Exception as error:
-        if os.environ.get("STREAMER_DEBUG") or not _is_sentence(error):
+        _settle_stdout()
+        sentence = _sentence(error)
+        if os.environ.get("STREAMER_DEBUG") or sentence is None:
             raise
-        say(f"streamer: {error}")
+        say(f"streamer: {sentence}")
         return error.code if isinstance(error, CommandError) else FAILED
 
 
@@ -107,23 +112,35 @@ def _run(args: argparse.Namespace) -> int:
     return code
 
 
+def _open_what_is_closed() -> bool:
+    """Whether stdout was closed (`>&-`). Python has None then, which every print and isatty would stumble over."""
+    stdout_closed = sys.stdout is None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    return stdout_closed
+
+
+def _settle_stdout() -> None:
+    """Where stdout takes no more, what is left goes nowhere, so that flushing at exit does not complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _missing(error: ModuleNotFoundError) -> str:
     """The sentence for a package that is not installed: which extra brings it."""
     name = (error.name or "").partition(".")[0]
-    extras = {
-        "torch": "torch",
-        "onnx": "torch",
-        "onnxscript": "torch",
-        "safetensors": "torch",
-        "av": "codecs",
-        "sounddevice": "mic",
-        "tensorrt": "tensorrt",
-    }
-    if name not in extras:
+    if name not in ("torch", "onnx", "onnxscript", "safetensors"):
         raise error
-    return f"this needs {name}, which is not installed: pip install 'streamer-asr[{extras[name]}]'"
+    return f"this needs {name}, which is not installed: {how_to_add('torch')}"
 
 
-def _is_sentence(error: Exception) -> bool:
+def _sentence(error: Exception) -> str | None:
+    """What a person reads of an error; None for a fault of ours, which needs its traceback."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        return f"{error.filename}: {reason}" if error.filename else reason
     kinds = [getattr(sys.modules[module], name, CommandError) for module, name in _SENTENCES if module in sys.modules]
-    return isinstance(error, (CommandError, *kinds))
+    return str(error) if isinstance(error, (CommandError, *kinds)) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,10 @@ ENV_PREFIX = "STREAMER_"
 # Kubernetes sets STREAMER_SERVICE_HOST and the like for a service named "streamer": only names this near to a section
 # count as typing errors, the others are not ours.
 _NEAR_SECTION = 0.8
+# And for a service named "streamer-server" STREAMER_SERVER_SERVICE_HOST, STREAMER_SERVER_PORT=tcp://10.0.0.1:9000,
+# STREAMER_SERVER_PORT_9000_TCP_ADDR and so on: https://kubernetes.io/docs/concepts/services-networking/service/
+_SERVICE = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 NO_LIMITS: dict[str, Any] = {"least": None, "most": None, "among": ()}
 
@@ -195,10 +200,18 @@ def _mapping(where: str, value: object) -> dict[str, Any]:
     return value
 
 
+def of_kubernetes(env: Mapping[str, str]) -> list[str]:
+    """The variables that look like options but are addresses of a Service whose name begins like one of ours."""
+    begins = tuple(f"{ENV_PREFIX}{name.upper()}_" for name in SECTIONS)
+    ours = [variable for variable in sorted(env) if variable.startswith(begins)]
+    return [v for v in ours if _SERVICE.search(v) or (v.endswith("_PORT") and _ADDRESS.match(env[v]))]
+
+
 def _from_env(env: Mapping[str, str]) -> dict[str, str]:
     values = {}
+    passed_over = of_kubernetes(env)
     for variable in sorted(env):
-        if not variable.startswith(ENV_PREFIX):
+        if not variable.startswith(ENV_PREFIX) or variable in passed_over:
             continue
         name, _, key = variable[len(ENV_PREFIX) :].lower().partition("_")
         if name in SECTIONS and key:
@@ -224,7 +237,10 @@ def _typed(key: str, value: Any) -> Any:
     name, _, option_name = key.partition(".")
     section = SECTIONS[name]
     kind = typing.get_type_hints(section)[option_name]
-    meta = next(f.metadata for f in dataclasses.fields(section) if f.name == option_name)
+    known = next(f for f in dataclasses.fields(section) if f.name == option_name)
+    meta = known.metadata
+    if kind is str and value is not None and not isinstance(value, str):  # YAML reads 0123 as 83 and no as false
+        raise Refusal(key, value if known.repr else type(value).__name__, "a text; put it in quotes")
     result = _READERS[kind if not isinstance(kind, types.GenericAlias) else tuple](key, value)
     if meta["among"] and result not in meta["among"]:
         raise Refusal(key, value, "one of " + ", ".join(meta["among"]))
@@ -234,10 +250,8 @@ def _typed(key: str, value: Any) -> Any:
     return result
 
 
-def _text(key: str, value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        raise Refusal(key, value, "a text")
-    return "" if value is None else str(value)
+def _text(_: str, value: str | None) -> str:
+    return value or ""
 
 
 def _whole(key: str, value: Any) -> int:
@@ -277,17 +291,23 @@ def _texts(key: str, value: Any) -> tuple[str, ...]:
 
 _READERS: dict[Any, Any] = {str: _text, int: _whole, float: _number, bool: _truth, tuple: _texts}
 
+HEADER = """\
+# The daemon's options and their defaults. Nothing reads this file unless it is named:
+#     streamer serve --config config.yaml
+# Options are also given as STREAMER_SECTION_KEY in the environment and as section.key=value on the command line; the
+# last one wins. `streamer serve --print-config` prints this file with the options as they are, the key left out.
+"""
+
 
 def render(config: Config | None = None) -> str:
     """config.yaml: every option with its value and its comment."""
     config = config or Config()
-    lines = ["# The daemon's options and their defaults. Also given as STREAMER_SECTION_KEY in the environment"]
-    lines += ["# and as section.key=value on the command line; the last one wins.", ""]
+    lines = [HEADER]
     for name in SECTIONS:
         lines.append(f"{name}:")
         section = getattr(config, name)
         for f in dataclasses.fields(section):
-            value = getattr(section, f.name)
+            value = getattr(section, f.name) if f.repr else ""  # a file that is kept is no place for a key
             plain = list(value) if isinstance(value, tuple) else value
             shown = yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
             lines += [f"  # {f.metadata['help']}", f"  {f.name}: {shown}"]

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,27 +14,11 @@ import soundfile
 
 import streamer
 from streamer.cli import COMMANDS, main
-from streamer.commands.evaluate import normalize
 from tests.conftest import ROOT
-from tests.served import served
+from tests.shell import cli, failing
 
 NAMES = ("serve", "transcribe", "stream", "eval", "models", "export", "train", "bench", "demo")
 LATENCIES = {"14_13": "1120", "14_6": "560", "14_1": "160", "14_0": "80"}  # of the golden hybrid model
-
-
-def failing(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
-    """Exit code and stderr of a command; it is one line, and stdout stays empty."""
-    code = main(argv)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 1, err
-    return code, err.strip()
-
-
-def cli(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own."""
-    command = [sys.executable, "-m", "streamer", *argv]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=100, check=False, **options)
 
 
 # Help, version and usage.
@@ -192,7 +170,7 @@ def test_without_torch_a_nemo_file_names_the_extra(
     model = str(golden / "models" / "hybrid_bpe" / "hybrid_bpe.nemo")
     code, err = failing(capsys, "transcribe", "--model", model, "a.wav")
     assert code == 1
-    assert "pip install 'streamer-asr[torch]'" in err
+    assert "pip install -e '.[torch]'" in err
 
 
 def test_models_info_says_what_a_model_is(golden: Path, hybrid: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,167 +182,7 @@ def test_models_info_says_what_a_model_is(golden: Path, hybrid: Path, capsys: py
         assert facts["licence"]
 
 
-def test_export_does_not_overwrite_what_is_no_model(
-    golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-    model = str(golden / "models" / "hybrid_bpe" / "hybrid_bpe.nemo")
-    code, err = failing(capsys, "export", model, "--out", str(tmp_path))
-    assert code == 1
-    assert "no exported model" in err
-    assert (tmp_path / "thesis.txt").exists()
-
-
-@pytest.mark.parametrize("content", [None, "no_such_key: 1\n"])
-def test_a_bad_training_file_is_one_sentence(
-    tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tmp_path / "train.yaml"
-    if content is not None:
-        config.write_text(content)
-    code, err = failing(capsys, "train", "--config", str(config))
-    assert code == (1 if content is None else 2)
-    assert str(config) in err
-
-
-# Eval.
-
-
-def test_eval_reads_tar_members_and_ends_with_one_json_object(
-    tmp_path: Path, golden: Path, hybrid: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for clip in ("speech", "short"):
-            data = (golden / "clips" / f"{clip}.wav").read_bytes()
-            member = tarfile.TarInfo(f"{clip}.wav")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    heard = json.loads(_transcribed(hybrid, golden / "clips" / "short.wav", capsys))["text"]
-    entries = [
-        {"audio_filepath": "a.tar!short.wav", "text": f"  {heard.upper()}!", "source": "right"},
-        {"audio_filepath": "a.tar!speech.wav", "text": "not a word of this", "source": "wrong"},
-    ]
-    (tmp_path / "m.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    argv = ["eval", "--model", str(hybrid), "--tail-ms", "0", "--json", "--manifest", str(tmp_path / "m.jsonl")]
-    assert main(argv) == 0
-    lines = capsys.readouterr().out.splitlines()
-    scores = json.loads(lines[-1])
-    assert scores["per_source"]["right"] == 0.0
-    assert scores["per_source"]["wrong"] >= 1.0
-    assert 0.0 < scores["wer"] < scores["per_source"]["wrong"]
-    assert {json.loads(line)["audio_filepath"] for line in lines[:2]} == {entry["audio_filepath"] for entry in entries}
-    assert main([*argv, "--limit", "1"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["recordings"] == 1
-
-
-def _transcribed(hybrid: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(["transcribe", "--model", str(hybrid), "--json", str(clip)]) == 0
-    return capsys.readouterr().out
-
-
-def test_text_is_compared_without_case_and_punctuation() -> None:
-    assert normalize("  It\u2019s \u201cnine\u201d o'clock,\nMr. Smith-Jones! ") == "it's nine o'clock mr smith jones"
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (None, "cannot be read"),
-        ("{", "line 1: not JSON"),
-        ("{}", "audio_filepath was expected"),
-        ("\n", "no line to evaluate"),
-        ('{"audio_filepath": "b.tar!x"}', "not a tar that can be read"),
-    ],
-)
-def test_a_bad_manifest_is_one_sentence(
-    tmp_path: Path, hybrid: Path, content: str | None, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    manifest = tmp_path / "m.jsonl"
-    if content is not None:
-        manifest.write_text(content)
-    assert sentence in failing(capsys, "eval", "--model", str(hybrid), "--manifest", str(manifest))[1]
-
-
-# The daemon and a file through it.
-
-
-def test_serve_refuses_an_unknown_option_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
-    code, err = failing(capsys, "serve", "server.prot=1")
-    assert code == 2
-    assert "server.port" in err
-
-
-def test_a_port_in_use_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        code, err = failing(capsys, "serve", f"server.port={port}", "model.backend=fake", "log.level=error")
-    assert code == 1
-    assert f"127.0.0.1:{port}" in err
-
-
-def test_the_printed_configuration_can_be_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--print-config", "server.port=9123"]) == 0
-    first = capsys.readouterr().out
-    (tmp_path / "c.yaml").write_text(first)
-    assert main(["serve", "--print-config", "--config", str(tmp_path / "c.yaml")]) == 0
-    assert capsys.readouterr().out == first
-    assert "port: 9123" in first
-
-
-async def test_stream_prints_timed_finals_without_escape_codes(
-    golden: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clip = str(golden / "clips" / "speech.wav")
-    async with served() as url:
-        assert await asyncio.to_thread(main, ["stream", "--fast", "--url", url, clip]) == 0
-    out = capsys.readouterr().out
-    assert out.splitlines()
-    for line in out.splitlines():
-        start, end = float(line[:7]), float(line[10:16])
-        assert 0 <= start <= end
-    assert "\x1b" not in out
-
-
-async def test_stream_json_is_the_protocols_events(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clip = str(golden / "clips" / "speech.wav")
-    async with served() as url:
-        assert await asyncio.to_thread(main, ["stream", "--fast", "--json", "--url", url, clip]) == 0
-    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {event["type"] for event in events} <= {"partial", "final", "closed"}
-    assert [event["type"] for event in events][-2:] == ["final", "closed"]
-
-
-def test_no_daemon_is_one_sentence(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clip = str(golden / "clips" / "short.wav")
-    code, err = failing(capsys, "stream", "--url", "ws://127.0.0.1:1", clip)
-    assert code == 1
-    assert "Connection refused" in err
-    assert "streamer serve" in err
-
-
-async def test_an_interrupt_is_quiet(golden: Path) -> None:
-    async with served() as url:
-        command = [
-            sys.executable,
-            "-m",
-            "streamer",
-            "stream",
-            "--json",
-            "--url",
-            url,
-            str(golden / "clips" / "speech.wav"),
-        ]
-        process = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        assert process.stdout is not None
-        await process.stdout.readline()  # it streams by now
-        process.send_signal(signal.SIGINT)
-        _, err = await process.communicate()
-    assert process.returncode == 130
-    assert err == b""
+# What surrounds a command.
 
 
 def test_a_reader_that_goes_is_no_error(golden: Path, hybrid: Path) -> None:
@@ -384,8 +202,30 @@ def test_a_reader_that_goes_is_no_error(golden: Path, hybrid: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_the_demo_ends_by_itself(hybrid: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="a shell that closes stdout")
+def test_a_closed_stdout_is_one_sentence() -> None:
+    command = f"{sys.executable} -m streamer models info x >&-"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE, timeout=100, check=False)
+    assert done.returncode == 1
+    assert done.stderr == b"streamer: stdout is closed, expected a file, a pipe or a terminal for the results\n"
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STREAMER_CACHE", str(tmp_path / "file"))
+    model = str(golden / "models" / "ctc_bpe" / "ctc_bpe.nemo")
+    code, err = failing(capsys, "transcribe", "--model", model, "a.wav")
+    assert code == 1
+    assert err.startswith(f"streamer: {tmp_path / 'file'}")
+    assert err.endswith("Not a directory") or err.endswith("File exists")
+
+
+def test_the_demo_ends_by_itself_and_names_the_model(hybrid: Path) -> None:
     done = cli("demo", "--fast", "--model", str(hybrid))
     assert done.returncode == 0, done.stderr
     assert all(float(line[:7]) >= 0 for line in done.stdout.splitlines())
     assert done.stdout
+    name = json.loads((hybrid / "config.json").read_text("utf-8"))["name"]
+    assert f"model     {name}\n" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -73,3 +74,21 @@ def test_no_color_is_respected(golden: Path, hybrid: Path) -> None:
     argv = ["transcribe", "--model", str(hybrid), *[str(golden / "clips" / "short.wav")] * 2]
     assert COLOUR.search(at_a_terminal(argv, stdout_too=False)[0])
     assert not COLOUR.search(at_a_terminal(argv, stdout_too=False, NO_COLOR="1")[0])
+
+
+def test_json_at_a_terminal_is_whole_lines(golden: Path, hybrid: Path) -> None:
+    clips = [str(golden / "clips" / "speech.wav")] * 2
+    seen, _ = at_a_terminal(["transcribe", "--model", str(hybrid), "--json", *clips], stdout_too=True, COLUMNS="40")
+    lines = seen.splitlines()
+    assert [json.loads(line)["audio_filepath"] for line in lines] == clips
+    assert max(map(len, lines)) > 100
+
+
+async def test_events_at_a_terminal_are_whole_lines(golden: Path) -> None:
+    async with served() as url:
+        argv = ["stream", "--fast", "--json", "--url", url, str(golden / "clips" / "speech.wav")]
+        seen, _ = await asyncio.to_thread(lambda: at_a_terminal(argv, stdout_too=True, COLUMNS="40"))
+    lines = seen.splitlines()
+    assert json.loads(lines[-1])["type"] == "closed"
+    assert all(json.loads(line)["type"] for line in lines)
+    assert max(map(len, lines)) > 100

@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 OK, FAILED, USAGE = 0, 1, 2
+PREFERRED_LATENCY_MS = 560  # the daemon's own preference (server.py), so that all commands hear alike
+DEFAULT_LATENCY = f"{PREFERRED_LATENCY_MS} where the model has it, else its first"  # for help texts
 
 
 class CommandError(Exception):
@@ -55,6 +57,18 @@ def whole(least: int) -> Callable[[str], int]:
     return number
 
 
+def default_latency(latencies_ms: Sequence[int]) -> int:
+    """What is heard with where nobody asks: 560 ms where the model has it, else its first."""
+    return PREFERRED_LATENCY_MS if PREFERRED_LATENCY_MS in latencies_ms else latencies_ms[0]
+
+
+def processors() -> int:
+    """The processors that this process may use, which in a container or under taskset are not all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of commands that hear with a model of their own."""
     parser.add_argument(
@@ -63,7 +77,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--latency",
         metavar="MS",
-        help="one of the model's latencies in ms, or `offline` for a full-context model (default: the model's first)",
+        help=f"one of the model's latencies in ms, or `offline` for a full-context model (default: {DEFAULT_LATENCY})",
     )
     parser.add_argument(
         "--language", metavar="L", help="for models with prompts, e.g. en-US (default: the model's own)"
@@ -78,5 +92,5 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=("ort", "pytorch"), default="ort", help="what runs the model (default: ort)"
     )
     parser.add_argument(
-        "--threads", type=whole(1), metavar="N", help="threads of a step (default: one for every processor)"
+        "--threads", type=whole(1), metavar="N", help="threads of a step (default: one for every processor it may use)"
     )

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 
 class Captions:
-    """Shows events; a context manager, so that the terminal is left as it was."""
+    """Shows events; a context manager, so that the terminal is left as it was. `in_place=False` rewrites nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_place: bool = True) -> None:
+        self._in_place = in_place
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        if self._in_place and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
             from rich.live import Live
 

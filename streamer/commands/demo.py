@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from streamer.commands import command, say, whole
+from streamer.commands import DEFAULT_LATENCY, command, say, whole
 
 SAMPLE = Path("clients") / "samples" / "shepherd.opus"
 
@@ -26,7 +26,10 @@ def add(commands: Any) -> None:
         "--model", default="", metavar="M", help="model folder or .nemo file (default: the one that ships)"
     )
     parser.add_argument(
-        "--latency", type=whole(1), metavar="MS", help="one of the model's latencies (default: the daemon's)"
+        "--latency",
+        type=whole(1),
+        metavar="MS",
+        help=f"one of the model's latencies (default: {DEFAULT_LATENCY})",
     )
     parser.add_argument("--fast", action="store_true", help="do not wait for the pace of speech")
     parser.add_argument("file", nargs="?", metavar="FILE", help="a recording of yours (default: one that ships)")
@@ -36,12 +39,12 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Start, stream, stop."""
     from streamer import artefacts
-    from streamer.commands import stream
+    from streamer.commands import models, stream
     from streamer.commands.daemon import Daemon
 
     model = artefacts.resolve(args.model)
     sample = args.file or str(Path(__file__).resolve().parents[2] / SAMPLE)
-    say(f"model     {model.name}")
+    say(f"model     {models.read(model).name}")
     say(f"recording {Path(sample).name}")
     with Daemon(f"model.path={model}", "log.level=warning") as daemon:
         say(f"daemon    {daemon.url}, stops after the last word\n")

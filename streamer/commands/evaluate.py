@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
+import unicodedata
 from collections import defaultdict
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamer.commands import FAILED, OK, CommandError, add_model_flags, command, say, whole
 
-_APART = re.compile(r"[^\w\s']|_")
+if TYPE_CHECKING:
+    from streamer.commands.listening import Listener, Transcript
+    from streamer.recordings import Entry, Recordings
 
 
 def add(commands: Any) -> None:
@@ -31,7 +35,8 @@ def add(commands: Any) -> None:
         required=True,
         type=Path,
         metavar="M.jsonl",
-        help="JSON lines with audio_filepath (also `a.tar!member`), text and, if there is one, source",
+        help="JSON lines with audio_filepath (also `a.tar!member`), text and, if there are, source (scored apart), "
+        "offset and duration (the part of the file, seconds)",
     )
     parser.add_argument(
         "--audio-root", type=Path, metavar="DIR", help="what the paths are relative to (default: the manifest's folder)"
@@ -47,54 +52,68 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Hear everything, print the table and, as the last line, one JSON object."""
     from streamer.commands.listening import open_listener
-    from streamer.commands.progress import progress
     from streamer.recordings import Recordings, manifest
 
-    entries = list(manifest(args.manifest))[: args.limit]
+    entries = list(islice(manifest(args.manifest), args.limit))
     if not entries:
         raise CommandError(f"{args.manifest}: no line to evaluate")
     recordings = Recordings(args.audio_root or args.manifest.parent)
     listener = open_listener(args, args.tail_ms)
-    heard: dict[int, str] = {}
-    audio_s = 0.0
     try:
-        with progress("evaluating", len(entries)) as tick:
-            for transcript in listener.hear(recordings.read(entry["audio_filepath"]) for entry in entries):
-                tick()
-                audio_s += transcript.duration_s
-                heard[transcript.index] = transcript.text
-                if transcript.error is not None:
-                    say(f"streamer: {entries[transcript.index]['audio_filepath']}: {transcript.error}")
-                elif args.json:
-                    entry = entries[transcript.index]
-                    print(json.dumps(entry | {"pred_text": transcript.text}, ensure_ascii=False), flush=True)
+        heard = hear(entries, recordings, listener, args.json)
     finally:
         listener.close()
         recordings.close()
-    scores = score(entries, heard)
+    scores = score(entries, {index: transcript.text for index, transcript in heard.items()})
     about = {
         "model": listener.config.name,
         "latency_ms": listener.latency_ms,
         "recordings": len(heard),
-        "audio_seconds": round(audio_s, 2),
+        "failed": len(entries) - len(heard),
+        "audio_seconds": round(sum(transcript.duration_s for transcript in heard.values()), 2),
     }
     table(scores)
     print(json.dumps({**scores, **about}), flush=True)
     return OK if len(heard) == len(entries) else FAILED
 
 
+def hear(entries: list[Entry], recordings: Recordings, listener: Listener, as_json: bool) -> dict[int, Transcript]:
+    """What was heard, by place in the manifest. What failed is said and is not there."""
+    from streamer.commands.listening import Opened
+    from streamer.commands.progress import progress
+
+    opened = Opened(partial(recordings.read, entry.audio_filepath, entry.part) for entry in entries)
+    heard: dict[int, Transcript] = {}
+    with progress("evaluating", len(entries), whole_lines=as_json) as tick:
+        for transcript in listener.hear(opened):
+            tick()
+            place = opened.positions[transcript.index]
+            entry = entries[place]
+            if transcript.error is not None:
+                say(f"streamer: {entry.audio_filepath}: {transcript.error}")
+                continue
+            heard[place] = transcript
+            if as_json:
+                print(json.dumps(entry.fields | {"pred_text": transcript.text}, ensure_ascii=False), flush=True)
+    return heard
+
+
 def normalize(text: str) -> str:
-    """Lower case, no punctuation but the apostrophe, one blank between words."""
-    return " ".join(_APART.sub(" ", text.lower().replace("\u2019", "'")).split())
+    """Lower case, no punctuation but the apostrophe, one blank between words; letters composed, their marks kept."""
+    plain = unicodedata.normalize("NFC", text.lower().replace("\u2019", "'"))
+    return " ".join("".join(letter if _spoken(letter) else " " for letter in plain).split())
 
 
-def score(entries: list[dict[str, Any]], heard: dict[int, str]) -> dict[str, Any]:
+def _spoken(letter: str) -> bool:
+    """Part of a word. Marks are: Hindi, Thai and others write vowels with them, and not all compose."""
+    return letter.isalnum() or letter == "'" or unicodedata.category(letter).startswith("M")
+
+
+def score(entries: list[Entry], heard: dict[int, str]) -> dict[str, Any]:
     """Word error rates as fractions: errors over reference words, overall and for each source."""
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for index, text in sorted(heard.items()):
-        reference = normalize(str(entries[index].get("text", "")))
-        if reference:
-            pairs[str(entries[index].get("source", "all"))].append((reference, normalize(text)))
+        pairs[entries[index].source].append((normalize(entries[index].text), normalize(text)))
     return {
         "wer": error_rate([pair for group in pairs.values() for pair in group]),
         "words": sum(len(reference.split()) for group in pairs.values() for reference, _ in group),
@@ -103,13 +122,17 @@ def score(entries: list[dict[str, Any]], heard: dict[int, str]) -> dict[str, Any
 
 
 def error_rate(pairs: list[tuple[str, str]]) -> float | None:
-    """WER of (reference, hypothesis) pairs, None where there is no reference."""
+    """WER of (reference, hypothesis) pairs; None where no word was said. Words heard in silence are errors too."""
     import jiwer
 
-    if not pairs:
+    said = [(reference, hypothesis) for reference, hypothesis in pairs if reference]
+    if not said:
         return None
-    references, hypotheses = zip(*pairs, strict=True)
-    return round(float(jiwer.wer(list(references), list(hypotheses))), 5)
+    references, hypotheses = zip(*said, strict=True)
+    counts = jiwer.process_words(list(references), list(hypotheses))
+    errors = counts.substitutions + counts.deletions + counts.insertions
+    errors += sum(len(hypothesis.split()) for reference, hypothesis in pairs if not reference)
+    return round(errors / sum(len(reference.split()) for reference, _ in said), 5)
 
 
 def table(scores: dict[str, Any]) -> None:

@@ -6,8 +6,7 @@ Knows nothing of the daemon. Two ways to hear: chunk by chunk through a backend,
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -19,9 +18,10 @@ from models.config import SAMPLE_RATE, ModelConfig
 from models.tokenizer import Tokenizer
 from streamer import artefacts
 from streamer.backends import load_backend
-from streamer.commands import USAGE, CommandError
+from streamer.commands import USAGE, CommandError, default_latency, processors, say
 from streamer.commands.models import read as read_config
 from streamer.decoding import Token
+from streamer.recordings import Unreadable
 from streamer.transcriber import Clip, Transcriber
 from streamer.transcript.utterance import Utterance
 from streamer.transcript.words import Speller, Word
@@ -43,6 +43,26 @@ class Transcript:
     @property
     def text(self) -> str:
         return " ".join(word.text for word in self.words)
+
+
+class Opened:
+    """Recordings read one by one as they are asked for; one that cannot be read is said and passed over."""
+
+    def __init__(self, reads: Iterable[Callable[[], NDArray[np.float32]]]) -> None:
+        self._reads = reads
+        self.failed = 0
+        self.positions: list[int] = []  # of each recording given out, its place in the order of `reads`
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for position, read in enumerate(self._reads):
+            try:
+                pcm = read()
+            except Unreadable as error:
+                self.failed += 1
+                say(f"streamer: {error}")
+                continue
+            self.positions.append(position)
+            yield pcm
 
 
 class Listener:
@@ -107,7 +127,7 @@ def open_listener(args: argparse.Namespace, tail_ms: int, slots: int = SLOTS) ->
     if args.latency == OFFLINE:
         return _open_whole(args)
     path = artefacts.resolve(args.model, args.backend, args.precision)
-    backend = load_backend(args.backend, path, slots, args.threads or os.cpu_count() or 1)
+    backend = load_backend(args.backend, path, slots, args.threads or processors())
     config = backend.config
     latency_ms = _latency(args.latency, config)
     transcriber = Transcriber(
@@ -134,7 +154,7 @@ def _latency(asked: str | None, config: ModelConfig) -> int:
     if not config.latencies_ms:
         raise CommandError(f"model {config.name}: a full-context model; hear it with --latency offline", USAGE)
     if asked is None:
-        return config.latencies_ms[0]
+        return default_latency(config.latencies_ms)
     if not asked.isdigit() or int(asked) not in config.latencies_ms:
         raise CommandError(f"--latency {asked}: {config.name} has {_listed(config)}", USAGE)
     return int(asked)

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
+import os
+import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from streamer.commands import OK, USAGE, CommandError, command
+from streamer.commands import OK, USAGE, CommandError, command, processors
+
+if TYPE_CHECKING:
+    from models.config import ConfigError
+    from streamer.config import Config
+
+log = logging.getLogger(__name__)
 
 
 def add(commands: Any) -> None:
@@ -25,7 +34,10 @@ def add(commands: Any) -> None:
         """,
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML file with options (default: none, the built-in values)"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML file with options (default: none is read, the built-in values hold)",
     )
     parser.add_argument("--print-config", action="store_true", help="print the options as they are now and stop")
     parser.add_argument("options", nargs="*", metavar="section.key=value", help="an option's value; the last one wins")
@@ -35,6 +47,7 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the options, find the model, serve until told to stop."""
     from streamer import config as options
+    from streamer import logs
     from streamer.errors import Refusal
 
     try:
@@ -44,16 +57,40 @@ def run(args: argparse.Namespace) -> int:
     if args.print_config:
         print(options.render(config), end="")
         return OK
+    logs.set_up(config.log.format, config.log.level)
+    for variable in options.of_kubernetes(os.environ):
+        log.warning("%s is a Service's address that Kubernetes sets, no option: passed over", variable)
+    check_host(config.server.host)
     from streamer.server import serve
 
     return serve(with_model(config))
 
 
-def with_model(config: Any) -> Any:
-    """The same options with the path of a model that the backend can load."""
+def check_host(host: str) -> None:
+    """A name that nobody knows, said before a model is loaded for it."""
+    try:
+        socket.getaddrinfo(host or None, 0)
+    except (socket.gaierror, UnicodeError) as error:  # the latter: no name at all, like a..b
+        reason = getattr(error, "strerror", None) or error
+        raise CommandError(f"server.host={host}: expected an address or a name of this machine ({reason})") from None
+
+
+def with_model(config: Config) -> Config:
+    """The same options with the path of a model that the backend can load, and as many threads as we may use."""
+    from models.config import ConfigError
     from streamer import artefacts
 
-    if config.model.backend == "fake":
-        return config
-    path = artefacts.resolve(config.model.path, config.model.backend)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, path=str(path)))
+    model = dataclasses.replace(config.model, threads=config.model.threads or processors())
+    if model.backend != "fake":
+        try:
+            path = artefacts.resolve(model.path, model.backend)
+        except ConfigError as error:
+            raise CommandError(_full_context(model.path, error) if error.where == "model" else str(error)) from None
+        model = dataclasses.replace(model, path=str(path))
+    return dataclasses.replace(config, model=model)
+
+
+def _full_context(path: str, error: ConfigError) -> str:
+    """The exporter's refusal of a model that cannot stream, with what it can do instead."""
+    hear = f"streamer transcribe --model {path} --latency offline FILE"
+    return f"model.path={path}: {error.got} hears whole recordings and cannot stream; hear one with: {hear}"

@@ -9,10 +9,10 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands import FAILED, OK, CommandError, command, say, whole
+from streamer.commands import DEFAULT_LATENCY, FAILED, OK, CommandError, command, say, whole
 
 if TYPE_CHECKING:
-    from clients.client import Options
+    from clients.client import Client, Options
     from clients.send import Recording
     from streamer.protocols.events import ServerEvent
 
@@ -32,7 +32,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--url", default="ws://127.0.0.1:9000", help="the daemon (default: %(default)s)")
     parser.add_argument("--key", default=os.environ.get("STREAMER_KEY"), help="API key (default: $STREAMER_KEY)")
     parser.add_argument(
-        "--latency", type=whole(1), metavar="MS", help="one of the model's latencies (default: the daemon's)"
+        "--latency",
+        type=whole(1),
+        metavar="MS",
+        help=f"one of the model's latencies (default: the daemon's, if it was told none {DEFAULT_LATENCY})",
     )
     parser.add_argument("--language", metavar="L", help="for models with prompts")
     parser.add_argument("--fast", action="store_true", help="as fast as the daemon takes it, not at the pace of speech")
@@ -55,13 +58,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         if len(args.files) > 1 and not args.json:
             print(f"{name}:", flush=True)
-        try:
-            code = max(code, asyncio.run(_stream(args, recording)))
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise CommandError(f"no daemon at {args.url} ({reason}); start one: streamer serve") from None
+        code = max(code, asyncio.run(_stream(args, recording)))
     return code
 
 
@@ -71,19 +68,35 @@ async def _stream(args: argparse.Namespace, recording: Recording) -> int:
     from streamer.commands.captions import Captions
     from streamer.protocols.events import Error
 
+    client = Client(args.url, _options(args, recording), key=args.key)
+    await _connect(client, args.url)
     failed = False
-    show = _print_json if args.json else None
-    async with Client(args.url, _options(args, recording), key=args.key) as client:
-        sender = asyncio.create_task(send(client, recording, fast=args.fast))
-        try:
-            with Captions() as captions:
-                async for event in client:
-                    failed |= isinstance(event, Error)
-                    (show or captions.show)(event)
-        finally:
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+    sender = asyncio.create_task(send(client, recording, fast=args.fast))
+    try:
+        with Captions(in_place=not args.json) as captions:
+            show = _print_json if args.json else captions.show
+            async for event in client:
+                failed |= isinstance(event, Error)
+                show(event)
+    finally:
+        sender.cancel()
+        await asyncio.gather(sender, return_exceptions=True)
+        await client.abort()
     return FAILED if failed else OK
+
+
+async def _connect(client: Client, url: str) -> None:
+    """Open the stream; what keeps us from reaching a daemon is said with what to do about it."""
+    import ssl
+
+    try:
+        await client.connect()
+    except ssl.SSLError as error:  # an OSError too, but there is somebody
+        reason = getattr(error, "verify_message", "") or (error.reason or str(error)).replace("_", " ").lower()
+        raise CommandError(f"TLS to {url} failed: {reason}") from None
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+        raise CommandError(f"no daemon at {url} ({reason}); start one: streamer serve") from None
 
 
 def _options(args: argparse.Namespace, recording: Recording) -> Options:

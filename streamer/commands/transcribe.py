@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamer.commands import FAILED, OK, add_model_flags, command, say, whole
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from streamer.commands.listening import Transcript
+    from streamer.commands.listening import Opened, Transcript
 
 TAIL_MS = 640  # silence after a file, as the daemon's session.tail_ms: lets the last word out
 
@@ -50,46 +48,27 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Hear every file; results in the order of the command line, errors at once."""
-    from streamer.commands.listening import open_listener
+    from streamer.commands.listening import Opened, open_listener
     from streamer.commands.progress import progress
+    from streamer.recordings import Recordings
 
     tail_ms = args.tail_ms if args.tail_ms is not None else (0 if args.json else TAIL_MS)
     listener = open_listener(args, tail_ms, slots=min(16, len(args.files)))
-    opened, failed = Files(args.files), 0
+    recordings, failed = Recordings(), 0
+    opened = Opened(partial(recordings.read, name) for name in args.files)
     try:
-        with progress("transcribing", len(args.files)) as tick:
+        with progress("transcribing", len(args.files), whole_lines=args.json) as tick:
             for position, transcript in in_order(listener.hear(opened), opened):
                 tick()
                 failed += transcript.error is not None
                 report(args.files[position], transcript, args.json, titled=len(args.files) > 1)
     finally:
         listener.close()
+        recordings.close()
     return FAILED if failed or opened.failed else OK
 
 
-class Files:
-    """Reads the files one by one as they are asked for; a bad one is said and passed over."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.names, self.failed = names, 0
-        self.positions: list[int] = []  # of each recording given out, its place on the command line
-
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        from streamer.recordings import Recordings, Unreadable
-
-        recordings = Recordings()
-        for position, name in enumerate(self.names):
-            try:
-                pcm = recordings.read(name)
-            except Unreadable as error:
-                self.failed += 1
-                say(f"streamer: {error}")
-                continue
-            self.positions.append(position)
-            yield pcm
-
-
-def in_order(transcripts: Iterator[Transcript], opened: Files) -> Iterator[tuple[int, Transcript]]:
+def in_order(transcripts: Iterator[Transcript], opened: Opened) -> Iterator[tuple[int, Transcript]]:
     """The transcripts in the order of their recordings, each as soon as those before it are out."""
     early: dict[int, Transcript] = {}
     following = 0

@@ -65,6 +65,9 @@ def test_a_wrong_option_is_refused_in_one_sentence(override: str, sentence: str)
         ("server: {port: true}", "server.port=true: expected a whole number"),
         ("server: [", "expected YAML (line 1)"),
         ("server: {host: [a]}", "expected a text"),
+        ("model: {path: 0123}", "model.path=83: expected a text; put it in quotes"),
+        ("log: {format: no}", "log.format=false: expected a text; put it in quotes"),
+        ("server: {key: 0123}", "server.key=int: expected a text; put it in quotes"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -86,6 +89,30 @@ def test_variables_that_are_nearly_ours_are_refused_and_those_of_kubernetes_are_
     with pytest.raises(Refusal, match=r"nearest is server\.port"):
         load(env={"STREAMER_SERVER_PROT": "1"})
     assert load(env={"STREAMER_SERVICE_HOST": "10.0.0.1", "STREAMER_PORT": "tcp://10.0.0.1:80", "STREAMER_DEBUG": "1"})
+
+
+def test_addresses_of_a_service_named_like_a_section_are_no_options() -> None:
+    host = {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "9000",
+        "SERVICE_PORT_WS": "9000",
+        "PORT": "tcp://10.0.0.1:9000",
+    }
+    port = {"PORT_9000_TCP" + end: "x" for end in ("", "_PROTO", "_PORT", "_ADDR")}
+    for section in ("SERVER", "MODEL", "LOG"):
+        given = {f"STREAMER_{section}_{name}": value for name, value in {**host, **port}.items()}
+        assert load(env=given) == Config()
+        assert config.of_kubernetes(given) == sorted(given)
+    assert config.of_kubernetes({"STREAMER_SERVER_PORT": "9001", "STREAMER_SERVICE_HOST": "10.0.0.1"}) == []
+
+
+def test_an_empty_text_in_the_file_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("model:\n  path:\n  language: ''\n")
+    assert load(tmp_path / "c.yaml", env={}) == Config()
+
+
+def test_the_rendered_file_keeps_no_key() -> None:
+    assert "hunter2" not in config.render(load(env={"STREAMER_SERVER_KEY": "hunter2"}))
 
 
 def test_lists_come_with_commas_or_as_yaml() -> None:
