@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models.config import FRAME_S
 from streamer.backends.base import Backend, Row, samples_needed
+
+log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 TIMED_STEPS = 2  # after the first, which is colder and shorter
@@ -27,7 +31,7 @@ class Costs:
     def __post_init__(self) -> None:
         for chunk, points in self.points.items():
             rows = [r for r, _ in points]
-            good = rows == sorted(set(rows)) and rows[:1] == [1] and all(s >= 0 for _, s in points)
+            good = rows == sorted(set(rows)) and rows[:1] == [1] and all(0 <= s < math.inf for _, s in points)
             if not good:
                 raise ValueError(f"costs of chunk {chunk}: got {points}, expected growing rows from 1 and seconds")
 
@@ -101,17 +105,31 @@ def measured(backend: Backend, chunks: Iterable[int], clock: Clock, longest_s: f
     machine = f"{backend.slots} slots, {os.cpu_count()} cpus"
     name = "/".join((config.name, size, backend.name, backend.precision, machine))
     kept = _read(Path(file))
-    if sorted(map(int, kept.get(name, {}))) != wanted:
-        costs = measure(backend, wanted, clock, longest_s)
-        kept[name] = {str(chunk): [list(point) for point in points] for chunk, points in costs.points.items()}
+    if (known := _costs(kept.get(name), wanted)) is not None:
+        return known
+    costs = measure(backend, wanted, clock, longest_s)
+    kept[name] = {str(chunk): [list(point) for point in points] for chunk, points in costs.points.items()}
+    try:
         Path(file).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-    return Costs({int(chunk): tuple((int(r), float(s)) for r, s in points) for chunk, points in kept[name].items()})
+    except OSError as error:
+        why = f"expected a file that can be written ({error.strerror}); the next start measures again"
+        log.warning("engine.capacity_file=%s: %s", file, why)
+    return costs
 
 
-def _read(file: Path) -> dict[str, dict[str, list[list[float]]]]:
+def _costs(kept: Any, wanted: list[int]) -> Costs | None:
+    """What was kept as costs of exactly the wanted chunks; None for anything that is not that."""
+    try:
+        points = {int(chunk): tuple((int(r), float(s)) for r, s in points) for chunk, points in kept.items()}
+        return Costs(points) if sorted(points) == wanted else None
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _read(file: Path) -> dict[str, Any]:
     """What was kept; a file that cannot be read is as good as none, since all of it can be measured again."""
     try:
         kept = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return kept if isinstance(kept, dict) else {}

@@ -1,8 +1,9 @@
 """Which streams are stepped together, and next. A pure function: no clock, no threads, no model.
 
 A chunk is owed from the moment a real-time client has sent it; before that (a file sent as fast as it goes) it is
-ahead. Owed chunks go first, the earliest first, and those that somebody waits for (finalize, close) before all; chunks
-ahead of real time use what time is left, in steps short enough that nobody notices.
+ahead. Owed chunks go first, the earliest first, where what somebody waits for (finalize, close) counts as owed one
+budget earlier: no more than that, so that nobody's finalizes can hold up the others. Chunks ahead of real time use what
+time is left, in steps short enough that nobody notices.
 """
 
 from __future__ import annotations
@@ -33,11 +34,6 @@ class Batch:
     rows: tuple[Ready, ...]
     ahead: bool = False
 
-    @property
-    def urgency(self) -> tuple[int, float]:
-        rank = 2 if self.ahead else 1 - any(row.closing for row in self.rows)
-        return rank, min(row.due for row in self.rows)
-
 
 def plan(now: float, waiting: Iterable[Ready], machine: Machine) -> list[Batch]:
     """Every waiting row in one batch, the batches in the order in which they should run."""
@@ -47,19 +43,20 @@ def plan(now: float, waiting: Iterable[Ready], machine: Machine) -> list[Batch]:
     batches: list[Batch] = []
     for (ahead, chunk), rows in groups.items():
         limit_s = machine.budget_s * (AHEAD_SHARE if ahead else 1.0)
+        rows.sort(key=lambda row: _urgency(row, machine))
         cut = _ranges if machine.contiguous else _lists
         batches += [Batch(chunk, tuple(part), ahead) for part in cut(rows, machine.cost, limit_s)]
-    return sorted(batches, key=lambda batch: batch.urgency)
+    return sorted(batches, key=lambda batch: (batch.ahead, min(_urgency(row, machine) for row in batch.rows)))
 
 
-def _order(row: Ready) -> tuple[bool, float]:
-    return not row.closing, row.due
+def _urgency(row: Ready, machine: Machine) -> float:
+    return row.due - (machine.budget_s if row.closing else 0.0)
 
 
 def _lists(rows: Sequence[Ready], cost: Cost, limit_s: float) -> list[list[Ready]]:
-    """The most urgent rows together, as many as a step of `limit_s` holds; then the next."""
+    """Rows together in their order, as many as a step of `limit_s` holds; then the next."""
     parts: list[list[Ready]] = []
-    for row in sorted(rows, key=_order):
+    for row in rows:
         if parts and cost(row.chunk, len(parts[-1]) + 1) <= limit_s:
             parts[-1].append(row)
         else:

@@ -53,9 +53,12 @@ def test_the_earliest_goes_first() -> None:
     assert [slots(b) for b in plan(9.0, [row(0, 3.0, 7), row(1, 1.0, 1), row(2, 2.0, 2)], LISTS)] == [[1], [2], [0]]
 
 
-def test_what_somebody_waits_for_goes_before_all() -> None:
-    batches = plan(9.0, [row(0, 1.0, 1), row(1, 8.0, 7, closing=True), row(2, 2.0, 7)], LISTS)
-    assert [slots(batch) for batch in batches] == [[1, 2], [0]]
+def test_what_somebody_waits_for_is_owed_a_budget_earlier_and_no_more() -> None:
+    for due, order in ((8.2, [[1], [0]]), (8.3, [[0], [1]])):
+        batches = plan(9.0, [row(0, 8.0, 1), row(1, due, 7, closing=True)], LISTS)
+        assert [slots(batch) for batch in batches] == order, f"due {due}"
+    crowd = [row(slot, 8.0, 14) for slot in range(64)]
+    assert plan(9.0, [*crowd, row(64, 8.2, 14, closing=True)], LISTS)[0].rows[0].slot == 64
 
 
 def test_a_stream_ahead_of_time_never_shares_a_batch_with_one_on_time() -> None:
@@ -98,6 +101,7 @@ class Simulation:
         self.machine, self.now, self.busy_s = machine, 0.0, 0.0
         self.streams: dict[int, Stream] = {}
         self.late: dict[int, list[float]] = {}
+        self.finalizing: dict[int, tuple[int, float]] = {}  # slots in which forks run all the time: chunk, due
         self.events: list[tuple[float, int, int]] = []  # time, slot, samples
 
     def add(self, slot: int, chunk: int) -> None:
@@ -111,6 +115,10 @@ class Simulation:
     def upload(self, slot: int, start_s: float, seconds: float) -> None:
         self.events.append((start_s, slot, round(seconds * SAMPLE_RATE)))
 
+    def finalize_all_the_time(self, slot: int, chunk: int) -> None:
+        """A client asks again as soon as it was answered: there is always a step to take that somebody waits for."""
+        self.finalizing[slot] = chunk, 0.0
+
     def run(self) -> None:
         """Until everything has been heard."""
         events = sorted(self.events, reverse=True)
@@ -119,8 +127,9 @@ class Simulation:
                 time, slot, samples = events.pop()
                 self.streams[slot].feed(np.zeros(samples, np.float32), time)
             ready = [Ready(slot, s.chunk, s.due(), s.closing) for slot, s in self.streams.items() if s.ready]
-            if ready:
-                self.step(plan(self.now, ready, self.machine)[0])
+            forks = [Ready(slot, chunk, due, True) for slot, (chunk, due) in self.finalizing.items()]
+            if ready or (forks and events):
+                self.step(plan(self.now, [*ready, *forks], self.machine)[0])
             elif events:
                 self.now = events[-1][0]
             else:
@@ -130,6 +139,9 @@ class Simulation:
         span = batch.rows[-1].slot - batch.rows[0].slot + 1 if self.machine.contiguous else len(batch.rows)
         cost = self.machine.cost(batch.chunk, span)
         for ready in batch.rows:
+            if ready.slot in self.finalizing:
+                self.finalizing[ready.slot] = ready.chunk, self.now + cost
+                continue
             stream = self.streams[ready.slot]
             arrived = stream.arrived()
             stream.take()
@@ -176,6 +188,19 @@ def test_an_hour_of_uploads_never_delays_those_who_speak_now() -> None:
         assert max(busy.late[slot]) <= max(quiet.late[slot]) + longest_step, f"slot {slot}"
     chunks = (600 * SAMPLE_RATE + 1080) // (7 * 1280)
     assert [len(busy.late[slot]) for slot in range(6, 12)] == [chunks] * 6, "an upload was not heard to its end"
+
+
+@pytest.mark.parametrize("machine", [LISTS, RANGES], ids=["lists", "ranges"])
+def test_clients_that_finalize_all_the_time_delay_the_others_by_a_budget_at_most(machine: Machine) -> None:
+    house = Simulation(machine)
+    for slot in range(6):
+        house.add(slot, 7)
+        house.talk(slot, 0.13 * slot, 30.0)
+    for slot in range(8, 16):
+        house.finalize_all_the_time(slot, chunk=(1, 7)[slot % 2])
+    house.run()
+    worst = max(max(house.late[slot]) for slot in range(6))
+    assert worst <= BUDGET_S + 2 * step_s(7, 16), f"{worst:.3f} s late"
 
 
 def test_an_upload_alone_uses_all_the_time_there_is() -> None:
@@ -267,9 +292,37 @@ def test_what_was_measured_is_kept_and_a_broken_file_is_measured_again(tmp_path:
     backend = FakeBackend(4)
     assert measured(backend, (1, 7), lambda: 0.0, 1.0, str(file)) == first
     assert backend.launches == 0
-    file.write_text("{broken")
-    assert measured(backend, (1, 7), lambda: next(ticks) * 0.001, 1.0, str(file)).points.keys() == {1, 7}
-    assert backend.launches > 0
+    good = file.read_text()
+    (name,) = json.loads(good)
+    nonsense = [good.replace("[", "{", 1), *(json.dumps({name: value}) for value in NONSENSE), "[]", "{broken", "\0"]
+    for text in nonsense:
+        file.write_text(text)
+        backend = FakeBackend(4)
+        assert measured(backend, (1, 7), lambda: next(ticks) * 0.001, 1.0, str(file)).points.keys() == {1, 7}, text
+        assert backend.launches > 0, text
+
+
+NONSENSE: list[object] = [
+    None,
+    3,
+    {"1": [[1, 0.1]]},
+    {"1": 5, "7": 6},
+    {"one": [], "7": []},
+    {"1": [[1, "x"]], "7": [[1, 0.1]]},
+    {"1": [[1, float("nan")]], "7": [[1, 0.1]]},
+    {"1": [[float("inf"), 1]], "7": [[1, 0.1]]},
+    {"1": [[1, 0.1, 3]], "7": [[1, 0.1]]},
+    {"1": [], "7": [[1, 0.1]]},
+]
+
+
+def test_a_file_that_cannot_be_written_costs_a_warning_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for file in (tmp_path / "no" / "folder" / "x.json", tmp_path):
+        assert measured(FakeBackend(4), (1,), lambda: 0.0, 1.0, str(file)).points.keys() == {1}
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "engine.capacity_file=" in caplog.messages[0]
 
 
 def test_steps_longer_than_any_that_is_planned_are_not_measured() -> None:
