@@ -34,8 +34,16 @@ MAGIC = {  # (offset, bytes) that begin a file, never a stream of samples
 MAGIC_BYTES = 12
 
 
+class BadAudio(Refusal):
+    """Bytes that are no audio; `before` has the samples that came out of those before them."""
+
+    def __init__(self, got: object, expected: str, before: Samples | None = None) -> None:
+        super().__init__("audio", got, expected, code="bad_audio")
+        self.before: Samples = np.zeros(0, np.float32) if before is None else before
+
+
 class WireAudio:
-    """One stream's audio: `feed` bytes, get samples; `flush` once at the end."""
+    """One stream's audio: `feed` bytes, get samples; `flush` once at the end. After a BadAudio only `flush` is left."""
 
     def __init__(self, sample_rate: int, encoding: str, channels: int) -> None:
         assert encoding in WIDTHS, f"encoding: got {encoding!r}, expected one of {', '.join(WIDTHS)}"
@@ -46,7 +54,7 @@ class WireAudio:
         self._resampler = _Resampler(sample_rate) if sample_rate != RATE else None
 
     def feed(self, data: bytes) -> Samples:
-        """The 16 kHz samples that these bytes complete; raises Refusal (bad_audio) for bytes that are not audio."""
+        """The 16 kHz samples that these bytes complete; raises BadAudio for bytes that are not audio."""
         data = self._held + data
         if not self._told:
             if len(data) < bytes_to_tell(data):
@@ -55,8 +63,17 @@ class WireAudio:
             self._tell(data)
         whole = len(data) // self._block_bytes * self._block_bytes
         self._held = data[whole:]
-        samples = self._mono(data[:whole])
-        return samples if self._resampler is None else self._resampler.feed(samples)
+        samples = decode(data[:whole], self._encoding)
+        if (wrong := first_wrong(samples)) is None:
+            return self._resampled(samples)
+        self._held = b""
+        before = self._resampled(samples[: wrong // self._channels * self._channels])
+        expected = f"{self._encoding} samples, finite and within -1..1 (is it 16-bit audio?)"
+        raise BadAudio(float(samples[wrong]), expected, before)
+
+    def _resampled(self, samples: Samples) -> Samples:
+        mono = self._mono(samples)
+        return mono if self._resampler is None else self._resampler.feed(mono)
 
     def flush(self) -> Samples:
         """The samples still inside; half a sample at the very end is no sample. Nothing may be fed after it."""
@@ -75,11 +92,10 @@ class WireAudio:
         self._told = True
         if found is not None:
             self._held = b""
-            raise Refusal("audio", found, f"bare {self._encoding} samples without a file header", code="bad_audio")
+            raise BadAudio(found, f"bare {self._encoding} samples without a file header")
 
-    def _mono(self, data: bytes) -> Samples:
+    def _mono(self, samples: Samples) -> Samples:
         """Whole blocks of interleaved samples to their mean over channels, in -1..1."""
-        samples = decode(data, self._encoding)
         if self._channels == 1:
             return samples
         blocks = samples.reshape(-1, self._channels)
@@ -95,20 +111,17 @@ def decode(data: bytes, encoding: str) -> Samples:
         case "pcm_s16le":
             return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
         case "pcm_f32le":
-            return _checked_floats(np.frombuffer(data, "<f4").astype(np.float32))
+            return np.frombuffer(data, "<f4").astype(np.float32)
         case "mulaw":
             return MULAW[np.frombuffer(data, np.uint8)]
         case _:
             return ALAW[np.frombuffer(data, np.uint8)]
 
 
-def _checked_floats(samples: Samples) -> Samples:
+def first_wrong(samples: Samples) -> int | None:
+    """Where the first sample lies that is no audio; only floats can be NaN, infinite or 16-bit numbers."""
     wrong = ~(np.abs(samples) <= LOUDEST)  # NaN compares false
-    if wrong.any():
-        at = int(wrong.argmax())
-        expected = "pcm_f32le samples, finite and within -1..1 (is it 16-bit audio?)"
-        raise Refusal("audio", float(samples[at]), expected, code="bad_audio")
-    return samples
+    return int(wrong.argmax()) if wrong.any() else None
 
 
 def bytes_to_tell(head: bytes) -> int:

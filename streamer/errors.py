@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
 
 CODES: dict[str, str] = {  # the code on the wire -> what it means (docs/protocol.md repeats this table)
     "bad_request": "a value in the query of the connection is missing, unknown or out of range",
     "bad_message": "a text message is not one of the protocol's, or carries a wrong value",
     "bad_state": "the message is known, but not allowed now (audio after close, for instance)",
-    "bad_audio": "the bytes are not the audio that was announced; the stream ends",
+    "bad_audio": "the bytes are not the audio that was announced, or too many in one message; the stream ends",
     "too_many_errors": "too many refused messages on one stream; the stream ends",
     "idle_timeout": "no audio and no keepalive for too long; the stream ends",
     "session_limit": "the longest session the server allows has been reached; the stream ends",
@@ -21,6 +22,8 @@ CODES: dict[str, str] = {  # the code on the wire -> what it means (docs/protoco
 
 _PLAIN = re.compile(r"[\w.,+:/%-]{1,60}\Z", re.ASCII)
 _SHOWN = 60  # characters of a wrong value that an error repeats: enough to recognise it, too few to flood a log
+_SHORT = reprlib.Repr()  # JSON may be nested deeper than repr() can go
+_SHORT.maxlevel, _SHORT.maxother, _SHORT.maxstring = 3, _SHOWN + 1, _SHOWN + 1
 
 
 class Refusal(Exception):
@@ -38,7 +41,7 @@ def shown(value: object) -> str:
         return value
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    text = repr(value[: _SHOWN + 1] if isinstance(value, (str, bytes)) else value)
+    text = repr(value[: _SHOWN + 1]) if isinstance(value, (str, bytes)) else _SHORT.repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 

@@ -1,8 +1,8 @@
 """One client's life: events and what was heard in, actions out. Knows no socket, no engine, no clock: time is a value.
 
 `now` is seconds of any clock that never goes back; the server ticks a session a few times a second. A session is open,
-then ending (the engine finishes the stream), then done. However it ends: one final for the open segment, with words or
-without, then `closed`, then the Hangup.
+then ending (the engine finishes the stream), then done. However it ends: an error where there is one, an answer to
+every finalize that still waits, one final for the open segment, with words or without, `closed`, the Hangup.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamer.actions import Action, Feed, Finish, Fork, Hangup, Heard, Say
-from streamer.audio import RATE, WireAudio
+from streamer.audio import RATE, BadAudio, WireAudio
 from streamer.errors import Refusal
 from streamer.protocols.events import (
     Audio,
@@ -24,30 +24,25 @@ from streamer.protocols.events import (
     Configure,
     Endpointing,
     Error,
-    Final,
     Finalize,
     KeepAlive,
     Malformed,
-    Partial,
     Ready,
-    Word,
 )
 from streamer.transcript.endpoint import Rules
 from streamer.transcript.transcript import Transcript
 from streamer.transcript.words import Speller
+from streamer.wording import Wording, final
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from models.config import ModelConfig
     from models.tokenizer import Tokenizer
-    from streamer.protocols.events import ClientEvent, Opening, ServerEvent
+    from streamer.protocols.events import ClientEvent, Opening
     from streamer.transcript.utterance import Segment
-    from streamer.transcript.words import Word as SpokenWord
 
 __all__ = ["Action", "Feed", "Finish", "Fork", "Hangup", "Heard", "Say", "Session", "SessionSettings"]
-
-MAX_FORKS = 4  # of one stream in the engine at once; finalizes beyond wait for the next one to come back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +63,15 @@ class SessionSettings:
     """How late the model emits on average; subtracted from word times (the model card says it)."""
     max_errors: int = 32
     """Refused messages on one stream before it is ended."""
+    max_message_bytes: int = 1 << 20
+    """Longest audio message."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A fork under way: why, for how many finalizes, and where the audio ended for it."""
+    """The fork under way: why, for how many finalizes, and where the audio ended for it."""
 
+    mark: int
     reason: str
     answers: int
     samples: int
@@ -81,12 +79,11 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How a stream ends: the last final's reason, what is said after it, the close code."""
+    """How a stream ends: the last final's reason, the close code, when it began."""
 
     reason: str
     code: int
     since: float
-    error: Error | None = None
 
 
 class Session:
@@ -115,9 +112,9 @@ class Session:
         self._quiet_from = 0  # samples that a stall has already finalised
         self._errors = 0
         self._marks = 0
-        self._forks: dict[int, _Asked] = {}
-        self._waiting = 0  # finalizes that found MAX_FORKS under way
-        self._said: tuple[int, str] = (-1, "")  # segment and text of the last partial
+        self._asked: _Asked | None = None  # one fork at a time, so that no client takes more than its share
+        self._waiting = 0  # finalizes that the next fork answers, or the end
+        self._wording = Wording()
         self._ending: _Ending | None = None
         self._done = False
 
@@ -152,11 +149,12 @@ class Session:
         ]
 
     def receive(self, event: ClientEvent, now: float) -> list[Action]:
-        """The client said something (Malformed included). What comes after the end began is not heard."""
+        """The client said something (Malformed included). Audio that comes after the end began is not heard."""
         if self._done:
             return []
         self._last_message = now
         if self._ending is not None:
+            self._waiting += isinstance(event, Finalize)
             return self._refused(event.refusal, now) if isinstance(event, Malformed) else []
         match event:
             case Audio(pcm=data):
@@ -187,8 +185,8 @@ class Session:
             actions += self._partial()
         return actions
 
-    def tick(self, now: float) -> list[Action]:
-        """Time passed."""
+    def tick(self, now: float, *, listening: bool = True) -> list[Action]:
+        """Time passed. While nobody listens to the client, its silence is none of its own."""
         settings = self._settings
         if self._done:
             return []
@@ -196,6 +194,8 @@ class Session:
             if now - max(self._ending.since, self._last_heard) >= settings.finish_s:
                 return self.failed("internal", f"engine: silent for {settings.finish_s:g} s, expected the end", now)
             return []
+        if not listening:
+            self._last_message = self._last_audio = now
         longest = max(now - self._began, self.audio_seconds)
         if longest >= settings.max_session_s:
             return self._limit("session_limit", f"session: expected at most {settings.max_session_s:g} s", now)
@@ -219,40 +219,44 @@ class Session:
         if self._ending is None:
             self._fed += self._audio.preview_tail().size  # what a fork may have heard of it already
         self._ending = _Ending("error", 1011, now)
-        self._forks.clear()
-        self._waiting = 0
-        error: list[Action] = [Say(event=Error(code=code, message=message))]
-        return error + self._finished()
+        return [Say(event=Error(code=code, message=message)), *self._finished()]
 
     # What the client says.
 
     def _receive_audio(self, data: bytes, now: float) -> list[Action]:
-        self._last_audio = now
+        if data:
+            self._last_audio = now
+        most = self._settings.max_message_bytes
+        if len(data) > most:
+            wrong = Refusal("audio", f"{len(data)} bytes", f"at most {most} bytes a message", code="bad_audio")
+            return self._stop(_error(wrong), _Ending("error", 1009, now))
         try:
             return self._feed(self._audio.feed(data))
-        except Refusal as refusal:  # the rest cannot be trusted either: what was heard before it is the last final
-            said: list[Action] = [Say(event=Error(code=refusal.code, message=str(refusal)))]
-            return said + self._end(_Ending("error", 1003, now))
+        except BadAudio as bad:  # the rest cannot be trusted either: what was heard before it is the last final
+            return self._feed(bad.before) + self._stop(_error(bad), _Ending("error", 1003, now))
 
     def _feed(self, pcm: npt.NDArray[np.float32]) -> list[Action]:
         self._fed += pcm.size
         return [Feed(pcm=pcm)] if pcm.size else []
 
     def _finalize(self) -> list[Action]:
-        if len(self._forks) >= MAX_FORKS:
-            self._waiting += 1
-            return []
-        return self._fork("finalize", 1)
+        """Make a fork; where one is under way, the next one answers all finalizes that came meanwhile."""
+        self._waiting += 1
+        return self._fork_waiting() if self._asked is None else []
+
+    def _fork_waiting(self) -> list[Action]:
+        waiting, self._waiting = self._waiting, 0
+        return self._fork("finalize", waiting) if waiting else []
 
     def _fork(self, reason: str, answers: int) -> list[Action]:
         tail = self._audio.preview_tail()
         self._marks += 1
-        self._forks[self._marks] = _Asked(reason, answers, self._fed + tail.size)
+        self._asked = _Asked(self._marks, reason, answers, self._fed + tail.size)
         return [Fork(mark=self._marks, pcm=np.concatenate([tail, self._silence()]))]
 
     def _stall(self) -> list[Action]:
         """Audio has stopped coming: finalise what hangs, once, until audio comes again."""
-        if self._forks or (self._quiet_from == self._fed and not self._transcript.pending):
+        if self._asked is not None or (self._quiet_from == self._fed and not self._transcript.pending):
             return []
         self._quiet_from = self._fed
         return self._fork("stall", 0)
@@ -274,40 +278,43 @@ class Session:
     def _refused(self, refusal: Refusal, now: float) -> list[Action]:
         """Say it, and live on; but not for ever."""
         self._errors += 1
-        if self._errors > self._settings.max_errors:
-            if self._ending is not None:
-                return []
-            message = f"errors={self._errors}: expected at most {self._settings.max_errors} on one stream"
-            return self._limit("too_many_errors", message, now, reason="error")
-        return [Say(event=Error(code=refusal.code, message=str(refusal)))]
+        most = self._settings.max_errors
+        if self._errors <= most:
+            return [Say(event=_error(refusal))]
+        if self._ending is not None:
+            return []
+        message = f"errors={self._errors}: expected at most {most} on one stream"
+        return self._stop(Error(code="too_many_errors", message=message), _Ending("error", 1008, now))
 
     # How a stream ends.
 
-    def _limit(self, code: str, message: str, now: float, reason: str = "limit") -> list[Action]:
-        return self._end(_Ending(reason, 1008, now, Error(code=code, message=message)))
+    def _limit(self, code: str, message: str, now: float) -> list[Action]:
+        return self._stop(Error(code=code, message=message), _Ending("limit", 1008, now))
+
+    def _stop(self, why: Error, ending: _Ending) -> list[Action]:
+        """The client learns at once why nothing more is heard."""
+        return [Say(event=why), *self._end(ending)]
 
     def _end(self, ending: _Ending) -> list[Action]:
         self._ending = ending
-        rest = np.zeros(0, np.float32)
+        said: list[Action] = []
         try:
             rest = self._audio.flush()
-        except Refusal as refusal:  # a file's header shorter than it takes to tell one
-            self._ending = dataclasses.replace(
-                ending, reason="error", code=1003, error=Error(code=refusal.code, message=str(refusal))
-            )
+        except BadAudio as bad:  # the first bytes, fewer than it takes to tell a file's header
+            self._ending = _Ending("error", 1003, ending.since)
+            said = [Say(event=_error(bad))]
+            rest = np.concatenate([bad.before, self._audio.flush()])
         self._fed += rest.size
         self._transcript.end(self._fed)
-        return [Finish(pcm=np.concatenate([rest, self._silence()]))]
+        return [*said, Finish(pcm=np.concatenate([rest, self._silence()]))]
 
     def _finished(self) -> list[Action]:
         """The stream's last words; finalizes that still wait are answered before its last final."""
         assert self._ending is not None
-        waiting = self._waiting + sum(asked.answers for asked in self._forks.values())
+        waiting = self._waiting + (self._asked.answers if self._asked else 0)
         actions: list[Action] = []
         for reason in ["finalize"] * waiting + [self._ending.reason]:
             actions += self._finals([self._transcript.cut(self._fed)], reason)
-        if self._ending.error is not None:
-            actions.append(Say(event=self._ending.error))
         self._done = True
         closed = Say(event=Closed(audio_seconds=self.audio_seconds))
         return [*actions, closed, Hangup(code=self._ending.code, reason=self._ending.reason)]
@@ -315,30 +322,21 @@ class Session:
     # What the engine heard.
 
     def _heard_fork(self, heard: Heard) -> list[Action]:
-        asked = self._forks.pop(heard.mark or 0, None)
-        assert asked is not None, f"heard.mark: got {heard.mark}, expected one of {sorted(self._forks)}"
+        asked, self._asked = self._asked, None
+        assert asked is not None, f"mark: got {heard.mark}, expected none: no fork is under way"
+        assert asked.mark == heard.mark, f"mark: got {heard.mark}, expected that of {asked}"
         self._transcript.ahead(heard.tokens, heard.frames)
         actions: list[Action] = []
         for _ in range(max(asked.answers, self._transcript.pending)):  # a stall without words says nothing
             actions += self._finals([self._transcript.cut(asked.samples)], asked.reason)
-        if self._waiting and self._ending is None:
-            waiting, self._waiting = self._waiting, 0
-            actions += self._fork("finalize", waiting)
-        return actions
+        return actions if self._ending is not None else actions + self._fork_waiting()
 
     def _partial(self) -> list[Action]:
-        """The open segment so far, if it says something new."""
-        draft = self._transcript.draft()
-        text = " ".join(word.text for word in draft.words)
-        if not text or (draft.index, text) == self._said:
-            return []
-        self._said = draft.index, text
-        words = _wire(draft.words)
-        event = Partial(segment=draft.index, start=words[0].start, text=text, words=words, stable_words=draft.stable)
-        return [Say(event=event)]
+        event = self._wording.partial(self._transcript.draft())
+        return [Say(event=event)] if event else []
 
     def _finals(self, segments: Sequence[Segment], reason: str) -> list[Action]:
-        return [Say(event=_final(segment, reason)) for segment in segments]
+        return [Say(event=final(segment, reason)) for segment in segments]
 
     def _silence(self) -> npt.NDArray[np.float32]:
         return np.zeros(self._settings.tail_ms * RATE // 1000, np.float32)
@@ -348,17 +346,5 @@ def _rules(endpointing: Endpointing) -> Rules:
     return Rules.of_ms(endpointing.silence_ms, endpointing.start_ms, endpointing.max_ms, endpointing.enabled)
 
 
-def _wire(words: Sequence[SpokenWord]) -> tuple[Word, ...]:
-    return tuple(Word(word=w.text, start=w.start_s, end=w.end_s, confidence=w.confidence) for w in words)
-
-
-def _final(segment: Segment, reason: str) -> ServerEvent:
-    text = " ".join(word.text for word in segment.words)
-    return Final(
-        segment=segment.index,
-        start=segment.start_s,
-        end=segment.end_s,
-        text=text,
-        words=_wire(segment.words),
-        reason=reason,
-    )
+def _error(refusal: Refusal) -> Error:
+    return Error(code=refusal.code, message=str(refusal))

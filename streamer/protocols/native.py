@@ -93,6 +93,7 @@ class Native:
 
     def __init__(self) -> None:
         self.state = State.OPENING
+        self._written = _Written()
 
     def receive(self, message: bytes | str) -> ClientEvent:
         """One WebSocket message, binary or text. What is wrong with it comes back as Malformed; never raises."""
@@ -109,7 +110,7 @@ class Native:
             self._move(event)
         except Refusal as refusal:
             raise AssertionError(f"send: {refusal}") from refusal
-        return write(event)
+        return self._written.partial(event) if isinstance(event, Partial) else write(event)
 
     def _move(self, event: ClientEvent | ServerEvent) -> None:
         row = TRANSITIONS[self.state]
@@ -118,6 +119,32 @@ class Native:
             states = " or ".join(state.value for state, events in TRANSITIONS.items() if type(event) in events)
             raise Refusal("state", self.state.value, f"{states}, for {name} to be said", code="bad_state")
         self.state = row[type(event)]
+
+
+class _Written:
+    """Partials as `write` writes them; how stable words are written is kept, since each next partial repeats them."""
+
+    def __init__(self) -> None:
+        self._words: tuple[Word, ...] = ()
+        self._texts: list[str] = []  # their JSON, joined into one as it grows
+
+    def partial(self, event: Partial) -> str:
+        """The text message that says it."""
+        stable = event.words[: event.stable_words]
+        if stable[: len(self._words)] != self._words:  # another segment; quick where the words are the same objects
+            self._words, self._texts = (), []
+        self._texts = _joined(self._texts, stable[len(self._words) :])
+        self._words = stable
+        words = _joined(self._texts, event.words[len(stable) :])
+        before = {"type": "partial", "channel": event.channel, "segment": event.segment, "start": event.start}
+        head = _json({**before, "text": event.text})[:-1]
+        return f'{head},"words":[{"".join(words)}],"stable_words":{event.stable_words}}}'
+
+
+def _joined(texts: list[str], words: Iterable[Word]) -> list[str]:
+    """One text of all, or none where there is nothing."""
+    texts = [*texts, *map(_json, words)]
+    return [",".join(texts)] if texts else []
 
 
 # The query of the connection.
@@ -262,8 +289,11 @@ def read_server(text: str) -> ServerEvent:
 
 def write(event: ClientEvent | ServerEvent) -> str:
     """The text message of an event (audio has none: it is sent as bytes)."""
-    message = {"type": NAMES[type(event)], **_values(event)}
-    return json.dumps(message, default=_values, ensure_ascii=False, separators=(",", ":"))
+    return _json({"type": NAMES[type(event)], **_values(event)})
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, default=_values, ensure_ascii=False, separators=(",", ":"))
 
 
 def _values(event: Any) -> dict[str, Any]:

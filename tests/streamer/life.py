@@ -10,7 +10,7 @@ from streamer.protocols.native import Native
 from streamer.session import Session, SessionSettings
 from tests.streamer.toy import Pieces, ToyEngine, pcm_of, toy_config
 
-OFF = Endpointing(enabled=False, max_ms=3_600_000)
+OFF = Endpointing(enabled=False, max_ms=300_000)
 SETTINGS = SessionSettings(tail_ms=800)
 OPENING = Opening(encoding="pcm_f32le", latency_ms=160, endpointing=OFF)
 

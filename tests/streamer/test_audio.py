@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.audio import ALAW, MAGIC, MULAW, WIDTHS, WireAudio, container
+from streamer.audio import ALAW, MAGIC, MULAW, WIDTHS, BadAudio, WireAudio, container
 from streamer.errors import Refusal
 
 SOUND = np.sin(np.arange(30_000) ** 1.1 * 0.05).astype(np.float32) * np.float32(0.7)
@@ -165,10 +165,22 @@ def test_few_bytes_without_a_magic_are_never_taken_for_a_file(data: bytes) -> No
 def test_floats_that_are_no_audio_are_refused(value: float) -> None:
     samples = SOUND[:100].copy()
     samples[50] = value
-    audio = WireAudio(16000, "pcm_f32le", 1)
-    with pytest.raises(Refusal, match="finite and within") as refusal:
-        audio.feed(wire("pcm_f32le", samples))
-    assert refusal.value.code == "bad_audio"
+    for channels, before in ((1, SOUND[:50]), (4, SOUND[:48].reshape(12, 4).mean(1))):
+        audio = WireAudio(16000, "pcm_f32le", channels)
+        with pytest.raises(BadAudio, match="finite and within") as refusal:
+            audio.feed(wire("pcm_f32le", samples))
+        assert refusal.value.code == "bad_audio"
+        assert refusal.value.before == pytest.approx(before, abs=1e-6), "what came before it is lost"
+        assert audio.flush().size == 0
+
+
+def test_wrong_floats_lose_nothing_of_what_the_resampler_holds() -> None:
+    data = wire("pcm_f32le", SOUND[:9000])
+    audio = WireAudio(48000, "pcm_f32le", 1)
+    with pytest.raises(BadAudio) as refusal:
+        audio.feed(data + wire("pcm_f32le", np.array([np.nan], np.float32)) + data)
+    whole = heard(WireAudio(48000, "pcm_f32le", 1), [data])
+    assert np.concatenate([refusal.value.before, audio.flush()]).tobytes() == whole.tobytes()
 
 
 def test_floats_a_little_over_full_scale_are_audio() -> None:

@@ -27,6 +27,13 @@ def test_wrong_values_are_shown_plainly_and_what_is_not_plain_is_quoted(value: o
     assert shown(value) == text
 
 
+def test_a_value_nested_deeper_than_python_can_write_is_shown_all_the_same() -> None:
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert shown(nested) == "[[[[...]]]]"
+
+
 def test_a_long_wrong_value_is_cut_short() -> None:
     assert len(shown("x" * 100_000)) < 100
 

@@ -62,7 +62,7 @@ def test_close_after_everything_was_finalised_still_says_a_final() -> None:
 
 def test_nothing_is_heard_after_close() -> None:
     life = Life().receive(audio(HELLO), Close(), run=False)
-    life.receive(audio(HELLO), Finalize(), Close(), run=False).run()
+    life.receive(audio(HELLO), Close(), run=False).run()
     assert life.texts() == [("close", "v1a v2c")]
     assert sum(isinstance(action, Finish) for action in life.actions) == 1
     assert life.session.receive(audio(HELLO), 0.0) == []
@@ -163,7 +163,36 @@ def test_neither_audio_nor_keepalive_ends_the_stream_with_its_words() -> None:
     life.wait(60)
     assert life.errors() == ["idle_timeout"]
     assert life.texts() == [("stall", "v1a v2c"), ("limit", "")]
+    assert [type(event) for event in life.seen[-3:]] == [Error, Final, Closed]
     assert life.hangup == Hangup(code=1008, reason="limit")
+
+
+def test_while_nobody_listens_the_clients_silence_is_none_of_its_own() -> None:
+    life = Life(replace(OPENING, latency_ms=560)).receive(audio(HELLO[:7]))
+    for _ in range(70):
+        life.now += 1
+        life.do(life.session.tick(life.now, listening=False))
+    life.run()
+    assert (life.texts(), life.errors()) == ([], [])
+    assert life.wait(0.9).texts() == []
+    assert life.wait(0.2).texts() == [("stall", "v1a v2c")]
+    assert life.wait(59).errors() == ["idle_timeout"]
+
+
+def test_the_longest_session_ends_although_nobody_listens() -> None:
+    life = Life(session=replace(SETTINGS, max_session_s=0.6)).receive(audio(HELLO))
+    life.do(life.session.tick(life.now, listening=False))
+    assert life.run().errors() == ["session_limit"]
+
+
+def test_empty_messages_are_no_audio_for_the_stall() -> None:
+    life = Life(replace(OPENING, latency_ms=560)).receive(audio(HELLO[:7]))
+    for _ in range(3):
+        life.wait(0.4).receive(Audio(pcm=b""))
+    assert life.texts() == [("stall", "v1a v2c")]
+    for _ in range(99):
+        life.wait(1).receive(Audio(pcm=b""))
+    assert life.errors() == [], "a message is a sign of life all the same"
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.0])
@@ -171,7 +200,8 @@ def test_the_longest_session_ends_with_a_final_on_the_wall_and_on_the_audio_cloc
     life = Life(session=replace(SETTINGS, max_session_s=0.6)).receive(audio(HELLO[: 8 if not seconds else 7]))
     life.wait(seconds)
     assert life.texts() == [("limit", "v1a v2c")]
-    assert [type(event) for event in life.seen[-3:]] == [Final, Error, Closed]
+    said = [type(event) for event in life.seen if not isinstance(event, Partial)]
+    assert said[-3:] == [Error, Final, Closed]
     assert life.errors() == ["session_limit"]
 
 
@@ -190,11 +220,28 @@ def test_too_many_refused_messages_end_the_stream_with_its_words() -> None:
     assert life.hangup == Hangup(code=1008, reason="error")
 
 
-def test_bytes_that_are_no_audio_end_the_stream_with_what_was_heard_before() -> None:
-    life = Life().receive(audio(HELLO), Audio(pcm=np.full(100, np.nan, np.float32).tobytes()))
+@pytest.mark.parametrize("messages", [1, 2])
+def test_bytes_that_are_no_audio_end_the_stream_with_what_was_heard_before(messages: int) -> None:
+    good, bad = audio(HELLO).pcm, np.full(100, np.nan, np.float32).tobytes()
+    life = Life().receive(*(Audio(pcm=data) for data in ((good + bad,) if messages == 1 else (good, bad))))
     assert life.errors() == ["bad_audio"]
     assert life.texts() == [("error", "v1a v2c")]
+    assert life.seen[-1] == Closed(audio_seconds=0.64)
     assert life.hangup == Hangup(code=1003, reason="error")
+
+
+def test_a_first_message_of_one_wrong_sample_is_no_audio_either() -> None:
+    life = Life().receive(Audio(pcm=np.array([0.1, np.nan], np.float32).tobytes()), Close())
+    assert life.errors() == ["bad_audio"]
+    assert life.hangup == Hangup(code=1003, reason="error")
+
+
+def test_a_message_that_is_too_long_ends_the_stream_with_what_was_heard_before() -> None:
+    life = Life(session=replace(SETTINGS, max_message_bytes=50_000)).receive(audio(HELLO), Audio(pcm=bytes(50_001)))
+    (error,) = [event for event in life.seen if isinstance(event, Error)]
+    assert error == Error(code="bad_audio", message="audio='50001 bytes': expected at most 50000 bytes a message")
+    assert life.texts() == [("error", "v1a v2c")]
+    assert life.hangup == Hangup(code=1009, reason="error")
 
 
 @pytest.mark.parametrize("header", [b"RIFF\x24\x08\x00\x00WAVEfmt ", b"fLaC\x00"])
@@ -261,5 +308,5 @@ def test_an_engine_that_never_finishes_does_not_hold_the_client_for_ever() -> No
 def test_a_fork_that_was_never_asked_for_is_a_bug() -> None:
     life = Life().receive(audio(HELLO), Finalize(), run=False)
     answer = life.engine._answers[0]
-    with pytest.raises(AssertionError, match="expected one of"):
+    with pytest.raises(AssertionError, match="got 99, expected that of"):
         life.session.heard(replace(answer, mark=99), 0.0)

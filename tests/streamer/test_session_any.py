@@ -97,6 +97,7 @@ def test_any_life_ends_with_one_final_then_closed_then_the_hangup(
     assert life.session.done
     said = [event for event in life.seen if not isinstance(event, Error)]
     assert isinstance(said[-2], Final)
+    assert [type(event) for event in life.seen[-2:]] == [Final, Closed], "an error came between the last words"
     assert life.seen[-1] == said[-1] == Closed(audio_seconds=life.session.audio_seconds)
     assert said[-2].reason == life.hangup.reason
     assert [final.segment for final in life.finals()] == list(range(len(life.finals())))
@@ -110,7 +111,7 @@ def test_any_life_ends_with_one_final_then_closed_then_the_hangup(
 def test_every_finalize_is_answered_once(opening: Opening, middle: list[Step]) -> None:
     life, asked = Life(opening), 0
     for step in middle:
-        asked += step == ("say", Finalize()) and not life.session.ending
+        asked += step == ("say", Finalize()) and not life.session.done
         if life.hangup is None:
             take(life, step)
     if not life.session.ending:

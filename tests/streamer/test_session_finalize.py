@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamer.actions import Feed, Fork
 from streamer.protocols.events import Audio, Close, Closed, Endpointing, Final, Finalize, Partial, Word
-from tests.streamer.life import HELLO, OPENING, Life, audio, silence
+from tests.streamer.life import HELLO, OPENING, SETTINGS, Life, audio, silence
 from tests.streamer.toy import pcm_of
 
 
@@ -40,8 +41,9 @@ def test_a_word_that_a_finalize_cuts_through_goes_on_as_a_word_of_its_own() -> N
 
 def test_many_finalizes_at_once_are_all_answered_and_say_each_word_once() -> None:
     life = Life(replace(OPENING, latency_ms=560)).receive(audio(HELLO), *[Finalize()] * 9, run=False)
-    assert sum(isinstance(action, Fork) for action in life.actions) == 4
+    assert sum(isinstance(action, Fork) for action in life.actions) == 1, "one client took more than its share"
     life.run()
+    assert sum(isinstance(action, Fork) for action in life.actions) == 2
     assert [reason for reason, _ in life.texts()] == ["finalize"] * 9
     assert [text for _, text in life.texts() if text] == ["v1a v2c"]
     assert life.receive(Close()).texts()[-1] == ("close", "")
@@ -51,6 +53,23 @@ def test_finalizes_that_still_wait_at_close_are_answered_before_its_final() -> N
     life = Life().receive(audio(HELLO), *[Finalize()] * 6, Close(), run=False).run()
     assert [reason for reason, _ in life.texts()] == ["finalize"] * 6 + ["close"]
     assert [text for _, text in life.texts() if text] == ["v1a v2c"]
+
+
+@pytest.mark.parametrize("end", ["limit", "shutdown", "failed"])
+def test_a_finalize_is_answered_before_the_last_final_although_the_server_ends_the_stream(end: str) -> None:
+    life = Life().receive(audio(HELLO), Finalize(), run=False)
+    if end == "limit":
+        life.now += SETTINGS.idle_s
+        life.do(life.session.tick(life.now))
+    elif end == "shutdown":
+        life.do(life.session.shutdown(life.now))
+    life.receive(Finalize(), run=False)
+    if end == "failed":
+        life.do(life.session.failed("internal", "step: got a fault, expected tokens", life.now))
+    life.run()
+    last = "error" if end == "failed" else end
+    assert [reason for reason, _ in life.texts()] == ["finalize", "finalize", last]
+    assert life.errors() == {"limit": ["idle_timeout"], "shutdown": [], "failed": ["internal"]}[end]
 
 
 def test_with_resampling_a_finalize_hears_what_the_resampler_still_holds() -> None:

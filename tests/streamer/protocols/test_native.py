@@ -154,6 +154,25 @@ def test_server_messages_have_exactly_the_documented_fields() -> None:
     }
 
 
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 6), st.booleans()), max_size=12))
+def test_partials_are_written_as_any_event_whatever_was_written_before(said: list[tuple[int, int, int, bool]]) -> None:
+    native = streaming()
+    for segment, count, stable, corrected in said:
+        spelled = [f'w{i}\u00e9"' for i in range(count)]
+        words = tuple(Word(word=w, start=i, end=i + corrected, confidence=0.5) for i, w in enumerate(spelled))
+        text, sure = " ".join(spelled), min(stable, count)
+        partial = Partial(segment=segment, start=0.0, text=text, words=words, stable_words=sure)
+        assert native.send(partial) == write(partial)
+
+
+@pytest.mark.parametrize("depth", [900, 1900])
+def test_json_nested_as_deep_as_fits_is_refused_in_words(depth: int) -> None:
+    for size in (*range(depth, depth + 100), depth * 2):
+        deep = "[" * size + "]" * size
+        assert "expected" in refused(streaming(), '{"type":"configure","interim":' + deep + "}")
+        assert "expected" in refused(streaming(), '{"type":' + deep + "}")
+
+
 def test_binary_messages_are_audio_of_any_length() -> None:
     assert streaming().receive(b"") == Audio(pcm=b"")
     assert streaming().receive(b"\x00\x01\x02") == Audio(pcm=b"\x00\x01\x02")
