@@ -45,9 +45,12 @@ def refusal(headers: Mapping[str, str], door: Door) -> Closed | None:
 def _welcome(origin: str, host: str, door: Door) -> bool:
     if "*" in door.origins or origin in door.origins:
         return True
+    try:
+        named, own = urlsplit(origin).netloc, urlsplit("//" + host).hostname or ""
+    except ValueError:  # "http://a]b"
+        return False
     # A page of a name that was pointed at 127.0.0.1 (DNS rebinding) has its own name as Origin and Host.
-    same = urlsplit(origin).netloc.lower() == host.lower() != ""
-    return same and (not door.loopback or is_loopback(urlsplit("//" + host).hostname or ""))
+    return named.lower() == host.lower() != "" and (not door.loopback or is_loopback(own))
 
 
 def is_loopback(host: str) -> bool:

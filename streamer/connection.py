@@ -9,24 +9,26 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
-from models.config import SAMPLE_RATE
+from models.config import FRAME_S, SAMPLE_RATE
 from streamer.actions import Action, Feed, Finish, Fork, Hangup, Say
 from streamer.config import Server
 from streamer.engine.loop import Engine, Failed, Result
-from streamer.errors import Refusal
+from streamer.gate import Gate
 from streamer.metrics import Metrics
-from streamer.outbox import Letter, Outbox
-from streamer.protocols.events import ClientEvent, Close, Error, Final, Finalize, Malformed, Partial
+from streamer.outbox import Letter, Outbox, Ping
+from streamer.protocols.events import Close, Error, Final, Finalize, Partial
 from streamer.protocols.native import Native
+from streamer.pulse import Beat, Pulse
 from streamer.session import Session
 
 log = logging.getLogger(__name__)
 
+CLOSE_S = 5.0  # a client has this long to answer our close frame
 LAST_WORDS_S = 1.0  # a socket that is given up has this long to take its close frame
-RESUME_S = 0.5  # after back-pressure: time for the audio in the socket to come before a pause counts as one
-HARD_LIMIT = 4  # messages up to so many times the limit are refused in words, longer ones with 1009 by the library
+BREATH = 50  # messages of one client in a row; then the others have their turn
+FAULT = "session: got a fault of the server, expected none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,16 @@ class House:
     clock: Callable[[], float]
 
 
+async def hang_up(socket: web.WebSocketResponse, code: int, reason: str, longest_s: float) -> bool:
+    """The close handshake; False if the client did not take its part in it in time."""
+    try:
+        async with asyncio.timeout(longest_s):
+            await socket.close(code=code, message=reason.encode())
+    except TimeoutError:
+        return False
+    return True
+
+
 class Connection:
     """Runs from `ready` to the close frame. `hear`, `tick` and `shutdown` are called on the event loop."""
 
@@ -48,32 +60,44 @@ class Connection:
         self._native = Native()
         self._outbox = Outbox(house.limits.max_outgoing)
         self._asked: deque[float] = deque()  # when finalizes and the close came that have no final yet
-        self._room = asyncio.Event()  # set when the socket may be read again
-        self._room.set()
-        self._resumed = -RESUME_S
-        self._given_up = False
-        self._broken = False
-        self._leaving = False
+        self._gate = Gate(house.limits.max_waiting_s, session.chunk * FRAME_S)
+        self._pulse = Pulse(house.limits.heartbeat_s, house.clock())
+        self._reader: asyncio.Task[None] | None = None
+        self._given_up = False  # reads too slowly, or is not there: its socket is not worth waiting for
+        self._broken = False  # a bug was met
+        self._gone = False  # the client hung up
 
     async def run(self, session_id: str) -> None:
         """Until the client has gone or has got everything. The engine's stream is open already, and ends with us."""
         self.id = session_id
         self._guard(lambda: self._session.start(session_id))
-        self._reader = asyncio.create_task(self._read())
-        tasks = [self._reader, asyncio.create_task(self._write())]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if self._leaving:
-                await asyncio.wait(tasks)
+            with contextlib.suppress(ConnectionError):
+                if await self._send(await self._outbox.get()):  # what was said before `ready` is read after it
+                    await self._talk()
         finally:
             self._house.engine.drop(self.id)
+            self._let_go()
+
+    async def _talk(self) -> None:
+        self._reader = asyncio.create_task(self._read())
+        writer = asyncio.create_task(self._write())
+        tasks = [self._reader, writer]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not self._gone:
+                await asyncio.wait([writer])
+        finally:
             for task in tasks:
                 task.cancel()
             for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(outcome, Exception) and not isinstance(outcome, (ConnectionError, TimeoutError)):
+                if isinstance(outcome, Exception) and not isinstance(outcome, ConnectionError):
                     log.error("a connection failed", exc_info=outcome, extra={"session": self.id})
-            if self._given_up and self._request.transport is not None:
-                self._request.transport.abort()
+
+    def _let_go(self) -> None:
+        """What the client has not taken until now it never will; without this it would stay in our memory."""
+        if (transport := self._request.transport) is not None:
+            asyncio.get_running_loop().call_later(0 if self._given_up else CLOSE_S, transport.abort)
 
     # What comes from elsewhere.
 
@@ -86,14 +110,21 @@ class Connection:
         else:
             heard = result.heard
             self._guard(lambda: self._session.heard(heard, now), result.arrived)
-        if not self._room.is_set() and self._waiting_s() <= self._house.limits.max_waiting_s / 4:
-            self._resumed = now
-            self._room.set()
+        self._watch(now)
 
     def tick(self, now: float) -> None:
         """Time passed. While we do not read, silence is our own and no pause of the client's."""
-        if self._session.ending or (self._room.is_set() and now - self._resumed >= RESUME_S):
-            self._guard(lambda: self._session.tick(now))
+        self._watch(now)
+        listening = self._gate.listening(now)
+        self._guard(lambda: self._session.tick(now, listening=listening))
+        if not (listening and self._reading()):
+            self._pulse.felt(now)
+        match self._pulse.check(now):
+            case Beat.PING:
+                self._outbox.put(Letter(Ping()))
+            case Beat.GONE if self._request.transport is not None:
+                log.info("closed: no answer to a ping", extra={"session": self.id})
+                self._request.transport.abort()
 
     def shutdown(self) -> None:
         """Finish as if the client had closed."""
@@ -106,66 +137,92 @@ class Connection:
     # The socket.
 
     async def _read(self) -> None:
-        async for message in self._socket:
-            if message.type is WSMsgType.BINARY:
-                self._receive(self._checked(bytes(message.data)))
-            elif message.type is WSMsgType.TEXT:
-                self._receive(self._checked(message.data))
-            if self._waiting_s() > self._house.limits.max_waiting_s:
-                self._room.clear()
-                await self._room.wait()
+        """Until the client hangs up; a fault of ours is said to it before we do."""
+        try:
+            count = 0
+            async for message in self._socket:
+                await self._take(message)
+                await self._gate.passed()
+                count += 1
+                if count % BREATH == 0:  # messages that are there already come without a pause
+                    await asyncio.sleep(0)
+            self._gone = True
+        except ConnectionError:
+            self._gone = True
+        except Exception:
+            self._break()
 
-    def _checked(self, data: bytes | str) -> ClientEvent:
-        most = self._house.limits.max_message_bytes
-        if len(data) > most:
-            got, expected = f"{len(data)} bytes", f"at most {most} bytes; it was not heard"
-            return Malformed(refusal=Refusal("message", got, expected, code="bad_message"))
-        return self._native.receive(data)
-
-    def _receive(self, event: ClientEvent) -> None:
+    async def _take(self, message: WSMessage) -> None:
         now = self._house.clock()
+        self._pulse.felt(now)
+        match message.type:
+            case WSMsgType.BINARY | WSMsgType.TEXT:
+                data = message.data if message.type is WSMsgType.TEXT else bytes(message.data)
+                self._guard(lambda: self._receive(data, now))
+                self._watch(now)
+            case WSMsgType.PING:
+                await self._socket.pong(message.data)
+            case WSMsgType.ERROR:  # not WebSocket any more: the library has closed it with a code already
+                log.info("closed %s by the library", self._socket.close_code, extra={"session": self.id})
+
+    def _receive(self, data: bytes | str, now: float) -> Sequence[Action]:
+        event = self._native.receive(data)
         if isinstance(event, (Finalize, Close)):
             self._asked.append(now)
-        self._guard(lambda: self._session.receive(event, now))
+        return self._session.receive(event, now)
 
     async def _write(self) -> None:
         while True:
             letter = await self._outbox.get()
             if isinstance(letter.event, Hangup):
-                await self._close(letter.event)
-                return
-            try:
-                async with asyncio.timeout(self._house.limits.send_timeout_s):
+                return await self._close(letter.event)
+            if not await self._send(letter):
+                return await self._give_up()
+
+    async def _send(self, letter: Letter) -> bool:
+        """False if the client did not take it in time."""
+        try:
+            async with asyncio.timeout(self._house.limits.send_timeout_s):
+                if isinstance(letter.event, Ping):
+                    await self._socket.ping()
+                elif not isinstance(letter.event, Hangup):
                     await self._socket.send_str(self._native.send(letter.event))
-            except TimeoutError:
-                log.warning("closed: reads too slowly", extra={"session": self.id})
-                await self._give_up()
-                return
-            self._count(letter)
+        except TimeoutError:
+            log.warning("closed: reads too slowly", extra={"session": self.id})
+            self._given_up = True
+            return False
+        except ConnectionError:
+            raise
+        except Exception:
+            self._break()
+        self._count(letter)
+        return True
 
     async def _close(self, hangup: Hangup) -> None:
         if self._given_up:
             return await self._give_up()
         await self._stop_reading()
-        await self._socket.close(code=hangup.code, message=hangup.reason.encode()[:120])
+        self._given_up = not await hang_up(
+            self._socket, hangup.code, hangup.reason, self._house.limits.send_timeout_s + CLOSE_S
+        )
         log.info("closed %d %s", hangup.code, hangup.reason, extra={"session": self.id})
+
+    async def _give_up(self) -> None:
+        await self._stop_reading()
+        await hang_up(self._socket, 1008, "reads too slowly", LAST_WORDS_S)
 
     async def _stop_reading(self) -> None:
         """aiohttp waits for the client's close frame only if nobody else reads. Without that wait the kernel answers
         audio that still comes with a reset, and the last finals are lost on their way."""
-        self._leaving = True
-        self._reader.cancel()
-        await asyncio.wait([self._reader])
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
 
-    async def _give_up(self) -> None:
-        self._given_up = True
-        await self._stop_reading()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_S):
-                await self._socket.close(code=1008, message=b"reads too slowly")
+    def _reading(self) -> bool:
+        return self._reader is not None and not self._reader.done()
 
-    def _waiting_s(self) -> float:
-        return self._house.engine.waiting_seconds(self.id)
+    def _watch(self, now: float) -> None:
+        self._gate.watch(self._house.engine.waiting_seconds(self.id), now)
 
     # What the session wants.
 
@@ -176,11 +233,21 @@ class Connection:
         try:
             self._do(decide(), arrived)
         except Exception:
-            log.exception("a session failed", extra={"session": self.id})
-            self._broken = True
-            self._house.engine.drop(self.id)
-            self._say(Letter(Error(code="internal", message="session: got a fault of the server, expected none")))
-            self._outbox.put(Letter(Hangup(code=1011, reason="error")))
+            self._break()
+
+    def _break(self) -> None:
+        """Say the error that is being handled: as the end of the stream if the session can still say one."""
+        log.exception("a session failed", extra={"session": self.id})
+        if self._broken:
+            return
+        self._broken = True
+        self._house.engine.drop(self.id)
+        try:
+            self._do(self._session.failed("internal", FAULT, self._house.clock()), None)
+        except Exception:
+            log.exception("a failed session could not say its last words", extra={"session": self.id})
+            self._say(Letter(Error(code="internal", message=FAULT)))
+        self._outbox.put(Letter(Hangup(code=1011, reason="error")))
 
     def _do(self, actions: Sequence[Action], arrived: float | None) -> None:
         engine = self._house.engine

@@ -11,10 +11,15 @@ from streamer.protocols.events import Partial, ServerEvent
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Ask the client whether it is there."""
+
+
+@dataclass(frozen=True, slots=True)
 class Letter:
     """One event and what its latency counts from, on the server's clock."""
 
-    event: ServerEvent | Hangup
+    event: ServerEvent | Hangup | Ping
     since: float | None = None
 
 

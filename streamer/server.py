@@ -11,16 +11,16 @@ import socket
 import ssl
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
 from models.config import ConfigError, ModelConfig
-from streamer import auth, logs
+from streamer import auth, logs, sockets
 from streamer.backends import load_backend
 from streamer.backends.base import Backend
 from streamer.config import Config, Model
-from streamer.connection import HARD_LIMIT, Connection, House
+from streamer.connection import CLOSE_S, Connection, House, hang_up
 from streamer.engine.loop import Engine, EngineSettings, Full, Result, Step
 from streamer.errors import Refusal
 from streamer.guard import Guard
@@ -33,12 +33,11 @@ log = logging.getLogger(__name__)
 
 EXIT_STOPPED, EXIT_DEAD = 0, 1
 TICK_S = 0.1  # how often sessions learn that time passed
-CLOSE_S = 5.0  # a client has this long to answer our close frame
 DRAIN_S = 0.2  # after SIGTERM: audio that is in our sockets already is still heard
 LAST_SHARE = 0.8  # of shutdown_s: streams that are not done by then end with what was heard
 PREFERRED_LATENCY_MS = 560
 ECHO_S = 0.5  # process managers signal a process and its group: that is one signal, not two
-SEND_BUFFER_BYTES = 1 << 16  # of the kernel: more would only hide a slow reader
+HARD_LIMIT = 4  # messages up to so many times the limit are refused in words, longer ones with 1009 by the library
 
 
 class Daemon:
@@ -61,15 +60,28 @@ class Daemon:
         self._door = door(config)
         self._guard = Guard(config.server.handshake_s)
         self._stop = asyncio.Event()
+        self._listeners: list[asyncio.Server] = []
         self._handlers: set[asyncio.Task[None]] = set()
         self._stopping = False
 
-    async def start(self) -> None:
-        """Measure the engine, open the port, say where."""
+    async def start(self, bound: Sequence[socket.socket] = ()) -> None:
+        """Take the port (it may be `bound` already), measure the engine, listen and say where."""
         self._loop = asyncio.get_running_loop()
-        tls = _tls(self.config)
+        server = self.config.server
+        tls = sockets.tls(server)
         _warn_if_open(self.config)
-        await asyncio.to_thread(self.engine.start)
+        bound = bound or sockets.bind(server)
+        self.port = bound[0].getsockname()[1]
+        with contextlib.ExitStack() as unless_all_is_well:
+            for own in bound:
+                unless_all_is_well.callback(own.close)
+            await asyncio.to_thread(self.engine.start)
+            await self._listen(bound, tls)
+            unless_all_is_well.pop_all()
+        shown = f"[{server.host}]" if ":" in server.host else server.host
+        log.info("listening on %s://%s:%d/v1/stream", "wss" if tls else "ws", shown, self.port)
+
+    async def _listen(self, bound: Sequence[socket.socket], tls: ssl.SSLContext | None) -> None:
         app = web.Application(middlewares=[self._guard.middleware])
         app.router.add_get("/v1/stream", self._stream)
         app.router.add_get("/healthz", self._healthz)
@@ -78,13 +90,14 @@ class Daemon:
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=self.config.server.handshake_s)
         await self._runner.setup()
         assert self._runner.server is not None
-        host, port = self.config.server.host, self.config.server.port
         factory = self._guard.factory(self._runner.server)
         tls_s = self.config.server.handshake_s if tls else None
-        self._listener = await self._loop.create_server(factory, host, port, ssl=tls, ssl_handshake_timeout=tls_s)
-        self.port = self._listener.sockets[0].getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
-        log.info("listening on %s://%s:%d/v1/stream", "wss" if tls else "ws", shown, self.port)
+        try:
+            for own in bound:
+                made = self._loop.create_server(factory, sock=own, ssl=tls, ssl_handshake_timeout=tls_s)
+                self._listeners.append(await made)
+        except OSError as error:
+            raise sockets.refusal(self.config.server, error) from None
 
     async def run(self) -> int:
         """Until SIGTERM, SIGINT or the engine's death; the exit code."""
@@ -104,7 +117,8 @@ class Daemon:
     async def _end(self) -> int:
         """Stop accepting; a final for every stream; then the sockets, the engine, the backend."""
         self._stopping = True
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         until = self.clock() + self.config.server.shutdown_s
         log.info("stopping: %d streams to finish", len(self.connections))
         if self.engine.failure is None:
@@ -190,13 +204,13 @@ class Daemon:
             return web.Response(status=closed.status, text=f"{closed.refusal}\n")
         limits = self.config.server
         ws = web.WebSocketResponse(
-            protocols=(auth.SUBPROTOCOL,), heartbeat=limits.heartbeat_s, timeout=CLOSE_S, compress=False,
+            protocols=(auth.SUBPROTOCOL,), timeout=CLOSE_S, compress=False, autoping=False, writer_limit=0,
             max_msg_size=limits.max_message_bytes * HARD_LIMIT,
         )  # fmt: skip
         if not ws.can_prepare(request):
             return web.Response(status=426, text="request: expected a WebSocket\n", headers={"Upgrade": "websocket"})
         await ws.prepare(request)
-        _small_send_buffer(request)
+        sockets.tune(request.transport)
         task = asyncio.current_task()
         assert task is not None
         self._handlers.add(task)
@@ -215,11 +229,18 @@ class Daemon:
             return await self._refuse(ws, Error(code=code, message=str(refusal)), 1008)
         except Full as full:
             return await self._refuse(ws, Error(code="at_capacity", message=f"server: {full}"), 1013)
+        except Exception:
+            log.exception("a stream could not be opened", extra={"session": session_id})
+            fault = "server: got a fault of its own, expected none"
+            return await self._refuse(ws, Error(code="internal", message=fault), 1011)
         log.info("opened", extra={"session": session_id})
         self.metrics.opened.inc()
         connection = self.connections[session_id] = Connection(ws, request, session, self._house)
         try:
             await connection.run(session_id)
+        except Exception:
+            log.exception("a connection failed", extra={"session": session_id})
+            await hang_up(ws, 1011, "internal", CLOSE_S)
         finally:
             del self.connections[session_id]
             log.info("ended after %.1f s of audio", session.audio_seconds, extra={"session": session_id})
@@ -237,7 +258,7 @@ class Daemon:
         self.metrics.refusals.labels(error.code).inc()
         with contextlib.suppress(ConnectionError):
             await ws.send_str(Native().send(error))
-        await ws.close(code=code, message=error.code.encode())
+        await hang_up(ws, code, error.code, CLOSE_S)
 
 
 def offer(config: Config, model: ModelConfig) -> Offer:
@@ -267,7 +288,11 @@ def session_settings(config: Config) -> SessionSettings:
     """The session's part of the options."""
     own = config.session
     return SessionSettings(
-        tail_ms=own.tail_ms, stall_ms=own.stall_ms, idle_s=own.idle_s, max_session_s=own.max_session_s
+        tail_ms=own.tail_ms,
+        stall_ms=own.stall_ms,
+        idle_s=own.idle_s,
+        max_session_s=own.max_session_s,
+        max_message_bytes=config.server.max_message_bytes,
     )
 
 
@@ -280,24 +305,6 @@ def door(config: Config) -> auth.Door:
 def _warn_if_open(config: Config) -> None:
     if not auth.is_loopback(config.server.host) and not config.server.key:
         log.warning("SERVER.KEY IS EMPTY AND %s IS NOT LOOPBACK: ANYBODY WHO REACHES IT CAN USE IT", config.server.host)
-
-
-def _tls(config: Config) -> ssl.SSLContext | None:
-    server = config.server
-    if not server.tls_cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(server.tls_cert, server.tls_key)
-    except OSError as error:  # ssl.SSLError is one
-        raise Refusal("server.tls_cert", server.tls_cert, f"a PEM chain and its key ({error})") from None
-    return context
-
-
-def _small_send_buffer(request: web.Request) -> None:
-    transport = request.transport
-    if transport is not None and (raw := transport.get_extra_info("socket")) is not None:
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 class _signals(contextlib.AbstractContextManager[None]):
@@ -331,9 +338,10 @@ class _signals(contextlib.AbstractContextManager[None]):
 def serve(config: Config) -> int:
     """Run the daemon that the options describe; the process's exit code."""
     logs.set_up(config.log.format, config.log.level)
+    bound = sockets.bind(config.server)  # before the model is loaded, which may take its time
     backend = _backend(config)
     runner: Callable[[Awaitable[int]], int] = _event_loop_runner()
-    return runner(_serve(config, backend))
+    return runner(_serve(config, backend, bound))
 
 
 def _backend(config: Config) -> Backend:
@@ -342,13 +350,9 @@ def _backend(config: Config) -> Backend:
     return load_backend(model.backend, model.path, config.engine.slots, threads)
 
 
-async def _serve(config: Config, backend: Backend) -> int:
+async def _serve(config: Config, backend: Backend, bound: Sequence[socket.socket] = ()) -> int:
     daemon = Daemon(config, backend)
-    try:
-        await daemon.start()
-    except OSError as error:
-        where = f"{config.server.host}:{config.server.port}"
-        raise Refusal("server.port", where, f"a free port ({error.strerror or error})") from None
+    await daemon.start(bound)
     return await daemon.run()
 
 

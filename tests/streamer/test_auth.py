@@ -70,6 +70,9 @@ def test_a_refusal_repeats_no_key() -> None:
         ("https://page.example.evil", "127.0.0.1:9000", Door(origins=("https://page.example",)), 403),
         ("null", "127.0.0.1:9000", Door(origins=("*",)), None),
         ("", "", Door(), 403),
+        ("http://a]b", "127.0.0.1:9000", Door(), 403),
+        ("http://[::1", "127.0.0.1:9000", Door(), 403),
+        ("http://[x", "[x", Door(), 403),
     ],
 )
 def test_pages_come_in_from_our_own_host_and_from_named_origins(
@@ -82,7 +85,18 @@ def test_a_right_origin_needs_the_key_too() -> None:
     assert status(Door(key="sesame"), Origin="http://localhost:9000", Host="localhost:9000") == 401
 
 
-@pytest.mark.parametrize(("host", "yes"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
-                                           ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("", False)])
+@pytest.mark.parametrize(
+    ("host", "yes"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("", False),
+    ],
+)
 def test_loopback_is_this_machine_only(host: str, yes: bool) -> None:
     assert is_loopback(host) is yes

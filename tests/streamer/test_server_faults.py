@@ -99,9 +99,13 @@ async def test_a_bug_in_a_session_ends_that_session_only(monkeypatch: pytest.Mon
     monkeypatch.setattr(Session, "receive", buggy)
     async with house() as home, home.client() as bad, home.client() as good:
         await good.send(wire("fine"))
+        await bad.send(wire("heard"))
+        await until(bad, "partial")
         await bad.send(b"bug!")
         said = await asyncio.wait_for(listen(bad), 5)
-        assert said[-1]["code"] == "internal"
+        assert kinds(said)[-3:] == ["error", "final", "closed"]
+        assert said[-3]["code"] == "internal"
+        assert said[-2]["text"].startswith("h"), "the final has what was heard"
         assert "ZeroDivision" not in str(said)
         assert bad.close_code == 1011
         await say(good, "close")
@@ -145,15 +149,17 @@ async def test_half_a_request_is_cut_off_and_a_whole_one_is_not() -> None:
         assert finals(await listen(whole)) == "unharmed"
 
 
-async def test_a_message_that_is_too_long_is_refused_in_words_and_a_huge_one_with_1009() -> None:
+async def test_a_message_that_is_too_long_ends_the_stream_in_words_and_a_huge_one_with_1009() -> None:
     async with house("server.max_message_bytes=10000") as home:
         async with home.client() as socket:
             await socket.send(wire("ab"))
             await socket.send(bytes(10_002))
-            error = await until(socket, "error")
-            assert error["message"] == "message='10002 bytes': expected at most 10000 bytes; it was not heard"
-            await say(socket, "close")
-            assert finals(await listen(socket)) == "ab"
+            said = await listen(socket)
+            assert kinds(said)[-2:] == ["final", "closed"]
+            (error,) = [message["message"] for message in said if message["type"] == "error"]
+            assert error == "audio='10002 bytes': expected at most 10000 bytes a message"
+            assert finals(said) == "ab"
+            assert socket.close_code == 1009
         async with home.client() as socket:
             await socket.send(bytes(50_000))
             await listen(socket)
