@@ -1,11 +1,12 @@
-# The table of contents. `make setup && make demo` needs no torch; `make test` installs a CPU build of it.
+# The table of contents. `make setup && make demo` needs no torch; `make test` installs it.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# Where torch comes from; for instance TORCH_INDEX=https://download.pytorch.org/whl/cpu. Empty: the default index.
+# Where torch comes from. Empty: the default index, whose build for Linux brings gigabytes of CUDA packages along;
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu has the CPU build, which is all that the suite needs.
 TORCH_INDEX ?=
-# The version the suite was run with; a range would take the newest build with its CUDA packages.
+# The version the suite was run with.
 TORCH ?= torch==2.13.0
 TESTS ?= tests
 
@@ -14,7 +15,7 @@ TESTS ?= tests
 help:
 	@echo "make setup   a virtual environment in $(VENV); its bin/streamer works"
 	@echo "make demo    daemon, bundled recording, partials and timed finals"
-	@echo "make test    the whole suite (installs torch and the test tools first)"
+	@echo "make test    the whole suite (installs torch and the test tools first; TORCH_INDEX: see above)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   concurrent real-time streams against a daemon; table in docs/benchmarks/"
 	@echo "make size    files by length"

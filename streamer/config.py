@@ -70,7 +70,9 @@ class Model:
         0, "latency of a stream that asks for none, milliseconds; 0 is 560 where the model has it", least=0, most=60_000
     )
     language: str = option("", "language of a stream that asks for none; empty is the model's own choice")
-    threads: int = option(0, "threads of one step; 0 is one for every processor", least=0, most=256)
+    threads: int = option(
+        0, "threads of one step; 0 is one for every processor that the process may use", least=0, most=256
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

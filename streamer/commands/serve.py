@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import logging
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,19 +59,9 @@ def run(args: argparse.Namespace) -> int:
     logs.set_up(config.log.format, config.log.level)
     for variable in options.of_kubernetes(os.environ):
         log.warning("%s is a Service's address that Kubernetes sets, no option: passed over", variable)
-    check_host(config.server.host)
     from streamer.server import serve
 
     return serve(with_model(config))
-
-
-def check_host(host: str) -> None:
-    """A name that nobody knows, said before a model is loaded for it."""
-    try:
-        socket.getaddrinfo(host or None, 0)
-    except (socket.gaierror, UnicodeError) as error:  # the latter: no name at all, like a..b
-        reason = getattr(error, "strerror", None) or error
-        raise CommandError(f"server.host={host}: expected an address or a name of this machine ({reason})") from None
 
 
 def with_model(config: Config) -> Config:

@@ -35,13 +35,17 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("torch") is None:
         raise CommandError(f"training needs torch, which is not installed: {how_to_add('train')}")
     from models.training import settings, trainer
+    from models.training.progress import WorkerLost
 
     try:
         wanted = settings.load(args.config)
     except ValueError as error:
         raise CommandError(f"--config {args.config}: {error}", USAGE) from None
     check_files(wanted)
-    trainer.train(wanted)
+    try:
+        trainer.train(wanted)
+    except (ValueError, WorkerLost) as error:
+        raise CommandError(f"train: {error}") from error
     return OK
 
 
