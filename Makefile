@@ -15,7 +15,7 @@ TESTS ?= tests
 help:
 	@echo "make setup   a virtual environment in $(VENV); its bin/streamer works"
 	@echo "make demo    daemon, bundled recording, partials and timed finals"
-	@echo "make test    the whole suite (installs torch and the test tools first; TORCH_INDEX: see above)"
+	@echo "make test    the whole suite (installs torch and the test tools first; TORCH_INDEX=URL says whence)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   concurrent real-time streams against a daemon; table in docs/benchmarks/"
 	@echo "make size    files by length"

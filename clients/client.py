@@ -23,6 +23,7 @@ on. `keepalive()` keeps a silent stream from timing out; `configure(endpoint_sil
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from collections import deque
@@ -124,14 +125,18 @@ class Client:
         await self.abort()
 
     async def connect(self) -> Ready:
-        """Open the stream. Raises StreamError when the server refuses it, OSError when there is no server."""
-        self._socket = await self._open()
+        """Open the stream. Raises StreamError when the server refuses it, OSError when there is no server.
+
+        A server that hangs up, says nothing for `open_timeout_s` or speaks otherwise raises ConnectionLost.
+        """
+        socket = await self._open()
         try:
-            self.ready = await self._first(self._socket)
+            self.ready = await self._first(socket)
         except BaseException:
-            await self._socket.close()
+            await socket.close()
             raise
-        self._reader = asyncio.create_task(self._read(self._socket))
+        self._socket = socket
+        self._reader = asyncio.create_task(self._read(socket))
         return self.ready
 
     async def _open(self) -> ClientConnection:
@@ -142,6 +147,7 @@ class Client:
                 additional_headers=headers,
                 compression=None,
                 max_size=MAX_MESSAGE_BYTES,
+                ping_interval=None,  # a pong waits behind audio that was sent ahead; the server pings
                 proxy=None,
                 open_timeout=self._open_timeout_s,
             )
@@ -175,7 +181,11 @@ class Client:
         """Ask for everything said so far to be final, and wait for it. The stream goes on."""
         answer: asyncio.Future[Final] = asyncio.get_running_loop().create_future()
         self._answers.append(answer)
-        await self._write(json.dumps({"type": "finalize"}))
+        try:
+            await self._write(json.dumps({"type": "finalize"}))
+        except Exception:  # nobody will wait for it
+            answer.cancel()
+            raise
         return await answer
 
     async def configure(self, **values: Any) -> None:
@@ -190,7 +200,8 @@ class Client:
     async def close(self) -> Closed:
         """No more audio: wait until everything that was sent is final. Events stay there to be read."""
         if not self._ended:
-            await self._write(json.dumps({"type": "close"}))
+            with contextlib.suppress(ConnectionLost):  # whether the stream ended well the reader knows
+                await self._write(json.dumps({"type": "close"}))
         if self._reader is not None:
             await asyncio.shield(self._reader)
         if self._lost is not None:
@@ -222,6 +233,8 @@ class Client:
     async def _write(self, message: bytes | str) -> None:
         if self._socket is None:
             raise RuntimeError("Client: got a message before connect(), expected `async with Client(...)`")
+        if self._ended:
+            raise self._lost or ConnectionLost("the stream has ended, expected an open one")
         try:
             await self._socket.send(message)
         except ConnectionClosed as closed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -63,11 +64,11 @@ class Recordings:
     def read(self, name: str, part: Part = WHOLE) -> NDArray[np.float32]:
         """The samples of `name`, mixed to mono at 16 kHz."""
         tar, mark, member = name.partition(MEMBER)
-        if mark and not (self.root / name).exists():
-            return decode(io.BytesIO(self._member(self.root / tar, member)), name, part)
         path = self.root / name
-        if not path.is_file():
-            raise Unreadable(f"{path}: {'a folder, not a recording' if path.is_dir() else 'no such file'}")
+        if mark and not os.path.exists(path):
+            return decode(io.BytesIO(self._member(self.root / tar, member)), name, part)
+        if not os.path.isfile(path):  # unlike Path's, these take any name for an answer
+            raise Unreadable(f"{path}: {'a folder, not a recording' if os.path.isdir(path) else 'no such file'}")
         return decode(path, name, part)
 
     def _member(self, tar: Path, member: str) -> bytes:

@@ -278,6 +278,18 @@ def test_any_text_is_an_event_or_nothing_or_refused(message: str) -> None:
         parse(message)
 
 
+async def test_what_is_said_after_the_end_is_refused_and_waits_for_nothing() -> None:
+    async with speaking(READY, '{"type": "closed", "audio_seconds": 1.5}') as url:
+        client = Client(url)
+        await client.connect()
+        assert [event async for event in client] == [Closed(audio_seconds=1.5)]
+        for verb in (client.finalize(), client.send(b""), client.keepalive()):
+            with pytest.raises(ConnectionLost, match="has ended"):
+                await verb
+        assert await client.close() == Closed(audio_seconds=1.5)
+        await client.abort()
+
+
 def test_urls_are_completed() -> None:
     options = Options(latency_ms=160, interim=False)
     assert stream_url("http://h:1", options) == "ws://h:1/v1/stream?latency=160&interim=false"

@@ -102,15 +102,15 @@ def test_what_cannot_be_read_is_said_and_left_out_of_the_score(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "b.wav").write_text("no sound")
-    names = ["gone.wav", tone(tmp_path / "a.wav", 3), "b.wav", tone(tmp_path / "c.wav", 5)]
+    names = ["gone.wav", tone(tmp_path / "a.wav", 3), "b.wav", tone(tmp_path / "c.wav", 5), "long" * 2000, "a\0.wav"]
     assert evaluate(tmp_path, [{"audio_filepath": name, "text": "3"} for name in names]) == 1
     out, err = capsys.readouterr()
     scores = json.loads(out.splitlines()[-1])
-    assert (scores["wer"], scores["words"], scores["recordings"], scores["failed"]) == (0.5, 2, 2, 2)
+    assert (scores["wer"], scores["words"], scores["recordings"], scores["failed"]) == (0.5, 2, 2, 4)
     assert "overall" in out
     assert "gone.wav: no such file" in err
     assert "b.wav: not audio" in err
-    assert len(err.splitlines()) == 2
+    assert len(err.splitlines()) == 4
 
 
 def test_what_the_model_fails_at_is_no_error_of_words(
