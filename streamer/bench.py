@@ -126,8 +126,7 @@ def table(load: Load, references: list[list[str]], title: str) -> str:
     ]
     if load.cpu_s is not None:
         rows.append(("processor seconds of the daemon per second of audio", f"{load.cpu_s / load.audio_s:.4f}"))
-    rows += [("machine", f"{cpu_name()}, {os.cpu_count()} processors"), ("versions", _versions())]
-    rows.append(("date", time.strftime("%Y-%m-%d")))
+    rows += machine()
     return f"# {title}\n\n| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows)
 
 
@@ -137,6 +136,12 @@ def _pair(seconds: list[float]) -> str:
     ordered = sorted(seconds)
     late = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
     return f"{1000 * statistics.median(ordered):.0f} / {1000 * late:.0f} ms"
+
+
+def machine() -> list[tuple[str, str]]:
+    """What every table of figures ends with."""
+    processors = f"{cpu_name()}, {os.cpu_count()} processors"
+    return [("machine", processors), ("versions", _versions()), ("date", time.strftime("%Y-%m-%d"))]
 
 
 def cpu_name() -> str:

@@ -116,6 +116,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.commands.train": COMMAND | {"models.training"},
     "streamer.commands.stream": COMMAND | EVENTS | {"clients"},
     "streamer.commands.bench": COMMAND | {"clients", "streamer.bench", "streamer.recordings"},
+    "streamer.commands.accuracy": COMMAND | {"streamer.bench", "streamer.recordings"},
     "streamer.commands.evaluate": COMMAND | {"streamer.recordings", "jiwer"},
     "models": {"models", "torch", "numpy", "yaml", "safetensors"},
     "models.config": set(),

@@ -30,6 +30,7 @@ def test_a_wheel_carries_the_packages_and_their_data(names: list[str]) -> None:
     tops = {name.partition("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"streamer", "models", "export", "clients"}
     for needed in (
+        "streamer/config.yaml",
         "streamer/py.typed",
         "clients/samples/shepherd.opus",
         "clients/samples/README.md",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -52,8 +53,11 @@ def _outside(name: str) -> bool:
     return not name.startswith(("decoder.", "joint."))
 
 
-def release(run: Path, out: Path, kind: str | None = None) -> None:
+def release(run: Path, out: Path, kind: str | None = None, name: str | None = None) -> None:
+    """Writes the averaged model to the folder `out`, under another `name` than the run's where one is given."""
     model, tokenizer = averaged(run, kind)
+    if name:
+        model.config = replace(model.config, name=name)
     store.save(model, tokenizer, out, torch.float16)
 
 
@@ -62,8 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--kind", choices=("hybrid", "ctc"), help="ctc: without the transducer of a hybrid model")
+    parser.add_argument("--name", help="what the model is called (default: as in the run's configuration)")
     args = parser.parse_args(argv)
-    release(args.run, args.out, args.kind)
+    release(args.run, args.out, args.kind, args.name)
     return 0
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from streamer.commands import DEFAULT_LATENCY, FAILED, OK, USAGE, CommandError, command, say, whole
+from streamer.commands import DEFAULT_LATENCY, FAILED, OK, TAIL_MS, USAGE, CommandError, accuracy, command, say, whole
 from streamer.commands.demo import SAMPLE
 
 
@@ -21,6 +21,7 @@ def add(commands: Any) -> None:
         """
         streamer bench load --streams 20 --latency 560
         streamer bench load --streams 50 a.flac b.flac engine.slots=128
+        streamer bench accuracy --manifest test.jsonl --out docs/benchmarks
         """,
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
@@ -39,6 +40,7 @@ def add(commands: Any) -> None:
         help="what the streams say, in turn (default: the recording that ships); options of our own daemon",
     )
     load.set_defaults(run=run)
+    accuracy.add(verbs)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,7 +84,6 @@ def parted(words: list[str]) -> tuple[list[str], list[str]]:
 def transcribed(model: str, latency_ms: int | None, files: list[str]) -> tuple[str, int | None, list[list[str]]]:
     """The model's name, the latency it hears with, and the words that `streamer transcribe` gives of each file."""
     from streamer.commands.listening import open_listener
-    from streamer.commands.transcribe import TAIL_MS
     from streamer.recordings import Recordings
 
     latency = None if latency_ms is None else str(latency_ms)

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands import FAILED, OK, CommandError, add_model_flags, command, say, whole
+from streamer.commands import FAILED, OK, TAIL_MS, CommandError, add_model_flags, command, say, whole
 
 if TYPE_CHECKING:
     from streamer.commands.listening import Listener, Transcript
@@ -43,7 +43,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--limit", type=whole(1), metavar="N", help="only the first N lines")
     parser.add_argument(
-        "--tail-ms", type=whole(0), default=640, metavar="N", help="silence after each recording (default: 640)"
+        "--tail-ms",
+        type=whole(0),
+        default=TAIL_MS,
+        metavar="N",
+        help=f"silence after each recording (default: {TAIL_MS})",
     )
     parser.add_argument("--json", action="store_true", help="also one JSON object for each recording")
     parser.set_defaults(run=run)

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands import FAILED, OK, add_model_flags, command, say, whole
+from streamer.commands import FAILED, OK, TAIL_MS, add_model_flags, command, say, whole
 
 if TYPE_CHECKING:
     from streamer.commands.listening import Opened, Transcript
-
-TAIL_MS = 640  # silence after a file, as the daemon's session.tail_ms: lets the last word out
 
 
 def add(commands: Any) -> None:

@@ -52,9 +52,9 @@ def test_two_utterances_are_learnt_by_heart_by_both_heads(folder: Path) -> None:
     heard = transcripts(model, corpus, [0, 1], tokenizer, transducer=True)
     assert sorted(heard["ctc"]) == sorted(SENTENCES)
     assert sorted(heard["rnnt"]) == sorted(SENTENCES)
-    release.main([str(folder / "run"), str(folder / "alone"), "--kind", "ctc"])
+    release.main([str(folder / "run"), str(folder / "alone"), "--kind", "ctc", "--name", "alone"])
     model, tokenizer = store.load(folder / "alone")
-    assert model.config.kind == "ctc"
+    assert (model.config.kind, model.config.name) == ("ctc", "alone")
     assert transcripts(model, corpus, [0, 1], tokenizer, transducer=False)["ctc"] == heard["ctc"]
 
 
