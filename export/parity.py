@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,39 @@ from models.config import ModelConfig
 from models.features_np import LAG, TAIL, StreamingFeatures
 from models.state import EncoderState
 from models.transducer import Model
+from streamer.backends.ort import networks_of as networks_of_folder
+from streamer.backends.ort import options_for
+from streamer.backends.pytorch import networks_of as networks_of_model
+from streamer.decoding import Greedy, Memory, Networks, Rules, initial_memory
 
 Array = NDArray[Any]
+Places = list[tuple[int, int]]  # (token id, frame)
 FP32_TOLERANCE = 1e-4
+
+
+class ParityError(ValueError):
+    """The exported folder does something else than the model; the text says what, where and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far an exported step is from the model, over all steps of a comparison."""
+    """How far an exported folder is from the model, over all steps of a comparison."""
 
     steps: int
     scores: float  # largest absolute difference of what the decoder reads
     relative: float  # root of (mean square difference / mean square)
+    networks: float  # largest absolute difference of predictor and joint on the same inputs; 0 for CTC
+    wanted: list[Places]  # what each clip says by the model, scores and networks
+    heard: list[Places]  # and by the folder's
 
 
 class ExportedStep:
     """The step of a folder, run with state as plain values: slower than a backend, and independent of it."""
 
     def __init__(self, folder: Path, config: ModelConfig) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
-        self._session = onnxruntime.InferenceSession(folder / "step.onnx", options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            folder / "step.onnx", options_for(1), providers=["CPUExecutionProvider"]
+        )
         self._wanted = {value.name for value in self._session.get_inputs()}
         self._outputs = step_names(config)[1]
 
@@ -49,27 +61,94 @@ class ExportedStep:
         return outputs["scores"], outputs["count"], new
 
 
+class Transcript:
+    """The tokens of some rows, decoded chunk by chunk as a backend does."""
+
+    def __init__(self, config: ModelConfig, networks: Networks | None, rows: int) -> None:
+        self._rules, self._networks = Rules.of(config), networks
+        sizes = (config.predictor_layers, config.predictor_hidden, config.joint_hidden)
+        initial = initial_memory(networks, *sizes, config.blank)
+        self._memory = Memory.zeros(rows, *sizes, config.blank)
+        for row in range(rows):
+            self._memory.start(row, initial)
+        self.places: list[Places] = [[] for _ in range(rows)]
+
+    def add(self, active: Array, scores: Array, counts: Array, before: Array) -> None:
+        """One chunk of the active rows: scores (B, C, width), of which (B,) count, after (B,) frames."""
+        rows, numbers = np.flatnonzero(active), (counts[active], before[active])
+        if self._networks is None:
+            said = Greedy().ctc(self._rules, self._memory, rows, scores[rows], numbers)
+        else:
+            said = Greedy().transducer(self._rules, self._networks, self._memory, rows, scores[rows], numbers)
+        for row, tokens in zip(rows, said, strict=True):
+            self.places[row] += [(token.id, token.frame) for token in tokens]
+
+
+class Watched:
+    """The model's predictor and joint; whatever they are asked, the exported ones are asked too."""
+
+    def __init__(self, model: Networks, exported: Networks) -> None:
+        self._model, self._exported = model, exported
+        self.difference = 0.0
+
+    def networks(self) -> Networks:
+        return Networks(self._predict, self._logits)
+
+    def _predict(self, labels: Array, h: Array, c: Array) -> tuple[Array, Array, Array]:
+        wanted = self._model.predictor(labels, h, c)
+        self._note(wanted, self._exported.predictor(labels, h, c))
+        return wanted
+
+    def _logits(self, f: Array, g: Array) -> Array:
+        wanted = self._model.joint(f, g)
+        self._note((wanted,), (self._exported.joint(f, g),))
+        return wanted
+
+    def _note(self, wanted: tuple[Array, ...], got: tuple[Array, ...]) -> None:
+        worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(wanted, got, strict=True))
+        self.difference = max(self.difference, worst)
+
+
 def compare(model: Model, folder: str | Path, pcm: Sequence[Array], chunk: int, prompt: int = 0) -> Difference:
     """Stream the clips as one batch through both, the ends at different steps; ended rows stand still."""
-    config = model.config
-    step, rows = ExportedStep(Path(folder), config), len(pcm)
-    old = EncoderState.zeros(config, rows)
-    state = _named(old, config)
-    prompts, lefts = np.full(rows, prompt, np.int64), np.full(rows, config.context_of(chunk)[0], np.int64)
+    config, folder = model.config, Path(folder)
+    exported = networks_of_folder(folder, options_for(1)) if config.transducer else None
+    watched = Watched(networks_of_model(model), exported) if exported else None
+    spoken = Transcript(config, watched.networks() if watched else None, len(pcm))
+    heard = Transcript(config, exported, len(pcm))
     wanted, differences = [], []
-    for mel, valid, last, active in _chunks(model, pcm, chunk):
-        want, old, count = _model_step(model, old, (mel, valid, last, active, prompts), chunk)
-        inputs = {"mel": mel, "valid": valid, "last": last, "active": active, "frames": state.pop("frames")}
-        frames = inputs["frames"]
-        got, got_count, state = step(inputs | {"prompt": prompts, "left": lefts}, state)
-        state["frames"] = np.where(active, frames + got_count, frames)
-        assert (got_count == count)[active].all(), f"count: got {got_count}, expected {count}"
+    for active, want, got, count, before in _steps(model, folder, pcm, chunk, prompt):
+        spoken.add(active, want, count, before)
+        heard.add(active, got, count, before)
         real = active[:, None] & (np.arange(chunk) < count[:, None])
         wanted.append(want[real])
         differences.append((got - want)[real])
     difference = np.concatenate(differences)
-    relative = np.sqrt(np.square(difference).sum() / np.square(np.concatenate(wanted)).sum())
-    return Difference(len(wanted), float(np.abs(difference).max()), float(relative))
+    return Difference(
+        steps=len(wanted),
+        scores=float(np.abs(difference).max()),
+        relative=float(np.sqrt(np.square(difference).sum() / np.square(np.concatenate(wanted)).sum())),
+        networks=watched.difference if watched else 0.0,
+        wanted=spoken.places,
+        heard=heard.places,
+    )
+
+
+def _steps(model: Model, folder: Path, pcm: Sequence[Array], chunk: int, prompt: int) -> Iterator[tuple[Array, ...]]:
+    """Each step of both: who is active, the model's scores, the folder's, frames that count, frames before."""
+    config, rows = model.config, len(pcm)
+    step, old = ExportedStep(folder, config), EncoderState.zeros(config, rows)
+    state = _named(old, config)
+    prompts, lefts = np.full(rows, prompt, np.int64), np.full(rows, config.context_of(chunk)[0], np.int64)
+    for number, (mel, valid, last, active) in enumerate(_chunks(model, pcm, chunk)):
+        want, old, count = _model_step(model, old, (mel, valid, last, active, prompts), chunk)
+        frames = state.pop("frames")
+        inputs = {"mel": mel, "valid": valid, "last": last, "active": active, "frames": frames}
+        got, got_count, state = step(inputs | {"prompt": prompts, "left": lefts}, state)
+        if (got_count != count)[active].any():
+            raise ParityError(f"{folder.name} step {number}: got {got_count} frames, expected {count}")
+        state["frames"] = np.where(active, frames + got_count, frames)
+        yield active, want, got, count, frames
 
 
 def _model_step(

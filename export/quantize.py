@@ -72,7 +72,6 @@ class _Rewriter:
                 "int8.least": np.float32(LEAST_SCALE),
                 "int8.one": np.float32(1),
                 "int8.zero_point": np.uint8(128),
-                "int8.no_offset": np.int8(0),
             }.items()
         ]
 
@@ -82,9 +81,11 @@ class _Rewriter:
         values, scale = columns_to_int8(numpy_helper.to_array(self._weights[weight]))
         self.constants.append(numpy_helper.from_array(values, f"{weight}.int8"))
         self.constants.append(numpy_helper.from_array(scale, f"{weight}.scale"))
+        # Its own, though all are zero: where the runtime makes weights unsigned, it fails at a second user of one.
+        self.constants.append(numpy_helper.from_array(np.array(np.int8(0)), f"{weight}.offset"))
         nodes = [] if x in self._inputs else self._quantize(x)
         self._inputs.add(x)
-        operands = [f"{x}.u8", f"{weight}.int8", "int8.one", f"{weight}.scale", "int8.zero_point", "int8.no_offset"]
+        operands = [f"{x}.u8", f"{weight}.int8", "int8.one", f"{weight}.scale", "int8.zero_point", f"{weight}.offset"]
         by_column = f"{node.output[0]}.by_column"
         nodes.append(helper.make_node("MatMulIntegerToFloat", operands, [by_column], domain=_RUNTIME))
         nodes.append(helper.make_node("Mul", [by_column, f"{x}.scale"], list(node.output)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +42,12 @@ class OrtBackend(CpuBackend):
     contiguous = True
 
     def __init__(self, folder: Path, slots: int, threads: int) -> None:
-        about, config = _read_json(folder / "artefact.json"), _read_config(folder)
-        if about.get("format") != FORMAT:
-            raise BackendError(f"{folder.name}/artefact.json format", about.get("format"), f"{FORMAT}; export it again")
-        options = _options(threads)
+        about, config = _read_about(folder), _read_config(folder)
+        options = options_for(threads)
         self._session = _session(folder / "step.onnx", options)
-        networks = _networks(folder, options) if config.transducer else None
+        networks = networks_of(folder, options) if config.transducer else None
         super().__init__(config, _read_tokenizer(folder, config), _read_features(folder, config), networks, slots)
-        self.precision, self.model_hash = str(about["precision"]), str(about["hash"])
+        self.precision, self.model_hash = about["precision"], about["hash"]
         self._bindings: OrderedDict[tuple[int, int, int], Binding] = OrderedDict()
 
     def close(self) -> None:
@@ -68,8 +67,9 @@ class OrtBackend(CpuBackend):
         bound = self._bound(start, count, mel.shape[1] // 8)
         at, arena = slots - start, self.arena
         inputs, outputs = bound.inputs, bound.outputs
-        inputs["active"][:] = False
-        inputs["active"][at], inputs["mel"][at], inputs["valid"][at], inputs["last"][at] = True, mel, valid, last
+        for name, rows in {"active": True, "mel": mel, "valid": valid, "last": last}.items():
+            inputs[name][:] = 0  # idle rows write K/V too: of old numbers a NaN would stay in a live stream's ring
+            inputs[name][at] = rows
         self._session.run_with_iobinding(bound.io)
         for name in SMALL:
             arena.model[name][slots] = outputs[f"new_{name}"][at]
@@ -134,7 +134,8 @@ def _value(array: Array) -> Any:
     return value
 
 
-def _options(threads: int) -> Any:
+def options_for(threads: int) -> Any:
+    """How sessions run here: as many threads as told, none of them spinning."""
     if threads < 1:
         raise BackendError("threads", threads, "1 or more")
     options = onnxruntime.SessionOptions()
@@ -142,8 +143,20 @@ def _options(threads: int) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores belong to others too
+    if products_overflow():  # int8 weights become unsigned: exact, and slower
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     return options
+
+
+def products_overflow() -> bool:
+    """Whether this processor adds two products of bytes in 16 bits, too few for them: x86 without VNNI."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        return "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return True
 
 
 def _session(path: Path, options: Any) -> Any:
@@ -155,7 +168,8 @@ def _session(path: Path, options: Any) -> Any:
         ) from error
 
 
-def _networks(folder: Path, options: Any) -> Networks:
+def networks_of(folder: Path, options: Any) -> Networks:
+    """The exported predictor and joint for the decoder."""
     predictor, joint = (_session(folder / f"{name}.onnx", options) for name in ("predictor", "joint"))
 
     def predict(labels: Ints, h: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
@@ -181,6 +195,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def _read_about(folder: Path) -> dict[str, Any]:
+    """artefact.json: what kind of export this is, and of which model."""
+    about = _read_json(folder / "artefact.json")
+    if about.get("format") != FORMAT:
+        raise BackendError(f"{folder.name}/artefact.json format", about.get("format"), f"{FORMAT}; export it again")
+    for name in ("precision", "hash"):
+        if not isinstance(about.get(name), str):
+            raise BackendError(f"{folder.name}/artefact.json {name}", about.get(name), "a string; export it again")
+    return about
+
+
 def _read_config(folder: Path) -> ModelConfig:
     try:
         return ModelConfig.from_dict(_read_json(folder / "config.json"))
@@ -191,9 +216,13 @@ def _read_config(folder: Path) -> ModelConfig:
 def _read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     name = "tokenizer.model" if config.tokenizer == "sentencepiece" else "tokenizer.json"
     try:
-        return Tokenizer.from_bytes(config.tokenizer, (folder / name).read_bytes())
+        tokenizer = Tokenizer.from_bytes(config.tokenizer, (folder / name).read_bytes())
     except (OSError, ValueError) as error:
         raise BackendError(f"{folder.name}/{name}", str(error)[:200], "the model's tokenizer") from error
+    if tuple(tokenizer.pieces) != config.labels:
+        got = f"{len(tokenizer.pieces)} pieces that are not config.json's labels"
+        raise BackendError(f"{folder.name}/{name}", got, f"the model's own {config.vocab_size}")
+    return tokenizer
 
 
 def _read_features(folder: Path, config: ModelConfig) -> StreamingFeatures:

@@ -32,7 +32,7 @@ class TorchBackend(CpuBackend):
         self._model = model.eval().requires_grad_(False)
         buffers = model.preprocessor.featurizer
         features = StreamingFeatures(model.config.mels, buffers.fb[0].numpy(), buffers.window.numpy())
-        networks = _networks(model) if model.config.transducer else None
+        networks = networks_of(model) if model.config.transducer else None
         super().__init__(model.config, tokenizer, features, networks, slots)
         self.model_hash = fingerprint(model)
 
@@ -73,7 +73,9 @@ def load(model_path: Path, slots: int, threads: int = 1) -> TorchBackend:
     return TorchBackend(model, tokenizer, slots)
 
 
-def _networks(model: Model) -> Networks:
+def networks_of(model: Model) -> Networks:
+    """The model's predictor and joint for the decoder, which speaks NumPy with rows first."""
+
     def predict(labels: Ints, h: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
         with torch.inference_mode():
             rows = (torch.from_numpy(array).transpose(0, 1).contiguous() for array in (h, c))

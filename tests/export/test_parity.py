@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def test_every_step_equals_pytorch(model: str) -> None:
     for chunk in loaded.config.chunks:
         for _, prompt in loaded.config.prompts[:2] or ((None, 0),):
             difference = compare(loaded, exported(model), clips, chunk, prompt)
-            assert difference.scores <= FP32_TOLERANCE, (chunk, prompt)
+            assert max(difference.scores, difference.networks) <= FP32_TOLERANCE, (chunk, prompt)
+            assert difference.heard == difference.wanted
+            assert sum(map(len, difference.heard)) > 10
             assert difference.steps == -(-(len(clip("speech")) + 1080 + 1) // (1280 * chunk))
 
 
@@ -41,3 +44,17 @@ def test_int8_stays_close_and_is_not_the_same() -> None:
     loaded, _ = load(checkpoint("hybrid_bpe"))
     difference = compare(loaded, exported("hybrid_bpe", "int8"), [clip(name) for name in CLIPS], 7)
     assert 0.0 < difference.relative < 0.05
+    assert difference.networks <= FP32_TOLERANCE, "predictor and joint stay float32"
+
+
+def test_another_predictor_or_joint_is_noticed(tmp_path: Path) -> None:
+    loaded, _ = load(checkpoint("hybrid_bpe"))
+    folder = Path(shutil.copytree(exported("hybrid_bpe"), tmp_path / "copy"))
+    clips = [clip("speech")]
+    assert compare(loaded, folder, clips, 7).networks <= FP32_TOLERANCE
+    with torch.no_grad():
+        loaded.joint.joint_net[-1].bias[3] += 100.0
+    difference = compare(loaded, folder, clips, 7)
+    assert difference.scores <= FP32_TOLERANCE, "the step is the same"
+    assert difference.networks == pytest.approx(100.0, rel=1e-3)
+    assert difference.heard != difference.wanted
