@@ -52,10 +52,11 @@ def export(model: Model, tokenizer: Tokenizer, out: str | Path, precision: str =
     model = copy.deepcopy(model).eval().float().requires_grad_(False)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    old = _about(out)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         _write(model, tokenizer, work, precision)
-        _swap(work, out)
+        _arrive(work, out, old)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return out
@@ -91,6 +92,27 @@ def _write(model: Model, tokenizer: Tokenizer, folder: Path, precision: str) -> 
 def tokenizer_file(config: ModelConfig) -> str:
     """SentencePiece models keep their usual name; label lists are JSON."""
     return "tokenizer.model" if config.tokenizer == "sentencepiece" else "tokenizer.json"
+
+
+def _arrive(work: Path, out: Path, old: bytes | None) -> None:
+    """Put the finished folder at `out`, unless the same has come there meanwhile: another process may be reading it."""
+    try:
+        if _about(out) in (old, None):
+            _swap(work, out)
+            return
+    except OSError:  # it came while this one was being put there
+        if _about(out) in (old, None):
+            raise
+    if _about(out) != _about(work):
+        _swap(work, out)
+
+
+def _about(folder: Path) -> bytes | None:
+    """What an exported folder says it is: model, precision, format. None where there is no whole one."""
+    try:
+        return (folder / "artefact.json").read_bytes()
+    except OSError:
+        return None
 
 
 def _swap(work: Path, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -48,6 +49,8 @@ def test_the_graph_keeps_no_path_of_the_machine_it_was_made_on() -> None:
 def test_two_models_have_two_fingerprints() -> None:
     model, _ = load(checkpoint("hybrid_bpe"))
     before = fingerprint(model)
+    model.config = replace(model.config, name="other", licence="CC0-1.0")
+    assert fingerprint(model) == before, "a name is no number"
     model.joint.enc.bias.data[0] += 1e-3
     assert fingerprint(model) != before
 
@@ -115,6 +118,36 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
     with pytest.raises(OSError, match="as ordered"):
         to_onnx._swap(work, out)
     assert (out / "step.onnx").read_text() == "out"
+
+
+@pytest.mark.parametrize("moment", ["while it is made", "while it is put there"])
+def test_of_two_exports_of_one_model_at_once_the_first_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The other process may be loading what it put there; whose it is makes no difference."""
+    out, swap = tmp_path / "out", to_onnx._swap
+
+    def write(_model: object, _tokenizer: object, folder: Path, _precision: str) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "artefact.json").write_text("same")
+        if moment == "while it is made" and folder != out:
+            other_process()
+
+    def put(work: Path, target: Path) -> None:
+        if moment == "while it is put there":
+            other_process()
+            os.replace(work, target)  # fails: the folder is there and not empty
+        swap(work, target)
+
+    def other_process() -> None:
+        write(None, None, out, "fp32")
+        (out / "first").write_text("winner")
+
+    monkeypatch.setattr(to_onnx, "_write", write)
+    monkeypatch.setattr(to_onnx, "_swap", put)
+    assert to_onnx.export_model(checkpoint("hybrid_bpe"), out) == out
+    assert (out / "first").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_the_names_that_an_export_may_replace_are_all_that_it_writes() -> None:
