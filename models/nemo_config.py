@@ -246,15 +246,13 @@ def _search(nemo: dict[str, Any], decoding: dict[str, Any]) -> dict[str, Any]:
 
 
 def _most_symbols(decoding: dict[str, Any]) -> int:
-    """Tokens that one frame may have; NeMo's default where the file has no such section.
-
-    Where it has one that names no number NeMo sets no limit (on a GPU with graphs: 10), and a frame could go on for
-    ever: refused.
-    """
+    """Tokens that one frame may have; where the file sets no limit, the 10 of NeMo's CUDA graphs (docs/decisions.md)."""
     greedy = decoding.get("greedy")
     if not isinstance(greedy, dict):
         return DEFAULT_SYMBOLS
     most = greedy.get("max_symbols") or greedy.get("max_symbols_per_step")  # NeMo rnnt_decoding.py:418
+    if most is None:
+        return DEFAULT_SYMBOLS
     if not _is_int(most) or not 1 <= most <= MAX_SYMBOLS:
         raise refuse("decoding.greedy.max_symbols", most, f"1 to {MAX_SYMBOLS}, here or in max_symbols_per_step")
     return int(most)

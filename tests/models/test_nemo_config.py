@@ -92,9 +92,7 @@ REFUSED: list[tuple[str, str, object]] = [
     ("hybrid_bpe", "decoding.big_blank_durations", [2, 4]),
     ("hybrid_bpe", "decoding.greedy.ngram_lm_model", "lm.nemo"),
     ("hybrid_bpe", "decoding.greedy.boosting_tree", {"key_phrases_list": ["nemo"]}),
-    ("hybrid_bpe", "decoding.greedy.max_symbols", None),
-    ("hybrid_bpe", "decoding.greedy.max_symbols", 0),
-    ("hybrid_bpe", "decoding.greedy.max_symbols", ...),
+    ("hybrid_bpe", "decoding.greedy.max_symbols", "10"),
     ("hybrid_bpe", "decoding.greedy.max_symbols", 1001),
     ("hybrid_bpe", "aux_ctc.decoder._target_", "nemo.collections.asr.modules.LSTMDecoder"),
     ("hybrid_bpe", "aux_ctc.decoder.num_classes", 2),
@@ -224,6 +222,12 @@ def test_tied_biases_are_read_where_all_layers_agree(tmp_path: Path) -> None:
         {"max_symbols": 5, "max_symbols_per_step": 7},
     ],
 )
+def test_a_file_that_limits_no_frame_gets_the_limit_of_nemos_graphs(tmp_path: Path) -> None:
+    values = config("rnnt_char")
+    values["decoding"]["greedy"] = {"max_symbols": None}
+    assert nemo.load(archive(tmp_path / "m.nemo", with_config("rnnt_char", values)))[0].config.max_symbols == 10
+
+
 def test_max_symbols_goes_by_either_name(greedy: dict[str, object], tmp_path: Path) -> None:
     values = config("rnnt_char")
     values["decoding"]["greedy"] = greedy
