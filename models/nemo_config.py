@@ -246,7 +246,7 @@ def _search(nemo: dict[str, Any], decoding: dict[str, Any]) -> dict[str, Any]:
 
 
 def _most_symbols(decoding: dict[str, Any]) -> int:
-    """Tokens that one frame may have; where the file sets no limit, the 10 of NeMo's CUDA graphs (docs/decisions.md)."""
+    """Tokens that one frame may have. Without a limit: the 10 of NeMo's CUDA graphs (docs/decisions.md)."""
     greedy = decoding.get("greedy")
     if not isinstance(greedy, dict):
         return DEFAULT_SYMBOLS

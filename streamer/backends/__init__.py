@@ -24,7 +24,7 @@ def load_backend(name: str, model_path: str | Path, slots: int, threads: int = 1
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
-        remedy = f"pip install 'streamer-asr[{EXTRA[error.name]}]'"
+        remedy = f"the extra {EXTRA[error.name]} (in the clone: .venv/bin/pip install -e '.[{EXTRA[error.name]}]')"
         raise BackendError(f"backend {name}", f"no module {error.name}", remedy) from error
     backend: Backend = module.load(Path(model_path), slots=slots, threads=threads)
     return backend

@@ -222,13 +222,13 @@ def test_tied_biases_are_read_where_all_layers_agree(tmp_path: Path) -> None:
         {"max_symbols": 5, "max_symbols_per_step": 7},
     ],
 )
-def test_a_file_that_limits_no_frame_gets_the_limit_of_nemos_graphs(tmp_path: Path) -> None:
-    values = config("rnnt_char")
-    values["decoding"]["greedy"] = {"max_symbols": None}
-    assert nemo.load(archive(tmp_path / "m.nemo", with_config("rnnt_char", values)))[0].config.max_symbols == 10
-
-
 def test_max_symbols_goes_by_either_name(greedy: dict[str, object], tmp_path: Path) -> None:
     values = config("rnnt_char")
     values["decoding"]["greedy"] = greedy
     assert nemo.load(archive(tmp_path / "m.nemo", with_config("rnnt_char", values)))[0].config.max_symbols == 5
+
+
+def test_a_file_that_limits_no_frame_gets_the_limit_of_nemos_graphs(tmp_path: Path) -> None:
+    values = config("rnnt_char")
+    values["decoding"]["greedy"] = {"max_symbols": None}
+    assert nemo.load(archive(tmp_path / "m.nemo", with_config("rnnt_char", values)))[0].config.max_symbols == 10
