@@ -41,8 +41,14 @@ def test_streams_of_one_group_are_neighbours() -> None:
         assert own == list(range(own[0], own[0] + 4)), f"group {group} has slots {own}"
 
 
-@given(st.lists(st.one_of(st.tuples(st.just("lease"), st.sampled_from([1, 2, 7]), st.booleans()),
-                          st.tuples(st.just("release"), st.integers(0, 30), st.booleans()))))
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("lease"), st.sampled_from([1, 2, 7]), st.booleans()),
+            st.tuples(st.just("release"), st.integers(0, 30), st.booleans()),
+        )
+    )
+)
 def test_whatever_happens_no_slot_has_two_owners(story: list[tuple[str, int, bool]]) -> None:
     slots = Slots(6, spare=2)
     ever: list[Lease] = []
