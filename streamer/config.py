@@ -116,7 +116,7 @@ class Endpoint:
         least=80,
         most=600_000,
     )
-    max_ms: int = option(30_000, "longest segment, cut before its last word; milliseconds", least=1000, most=3_600_000)
+    max_ms: int = option(30_000, "longest segment, cut before its last word; milliseconds", least=1000, most=300_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
