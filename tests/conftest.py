@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,17 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A command that a test runs in this process sets up the logs of the whole process: put back."""
+    root, library = logging.getLogger(), logging.getLogger("aiohttp")
+    before = root.handlers[:], root.level, library.level
+    yield
+    root.handlers[:], level, library_level = before
+    root.setLevel(level)
+    library.setLevel(library_level)
 
 
 @pytest.fixture(scope="session")

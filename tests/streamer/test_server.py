@@ -247,17 +247,11 @@ def test_a_latency_that_the_model_does_not_have_is_refused() -> None:
 async def test_a_log_has_the_session_and_neither_text_nor_key(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    try:
-        set_up("json", "debug")
-        monkeypatch.setattr(logging.getLogger("websockets.client"), "disabled", True)  # the test's own client
-        async with house("server.key=sesame") as home:
-            said = await talk(home, "confidential", additional_headers={"Authorization": "Bearer sesame"})
-            await home.empty()
-    finally:
-        root.handlers[:] = before
-        root.setLevel(level)
+    set_up("json", "debug")
+    monkeypatch.setattr(logging.getLogger("websockets.client"), "disabled", True)  # the test's own client
+    async with house("server.key=sesame") as home:
+        said = await talk(home, "confidential", additional_headers={"Authorization": "Bearer sesame"})
+        await home.empty()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     own = [line["message"] for line in lines if line.get("session") == said[0]["session_id"]]
     assert own[0] == "opened"
@@ -266,16 +260,10 @@ async def test_a_log_has_the_session_and_neither_text_nor_key(
 
 
 def test_a_text_log_is_one_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    try:
-        set_up("text", "info")
-        logging.getLogger("x").info("opened", extra={"session": "1f2e"})
-        logging.getLogger("x").debug("not shown")
-        logging.getLogger("x").warning("full")
-    finally:
-        root.handlers[:] = before
-        root.setLevel(level)
+    set_up("text", "info")
+    logging.getLogger("x").info("opened", extra={"session": "1f2e"})
+    logging.getLogger("x").debug("not shown")
+    logging.getLogger("x").warning("full")
     first, second = capsys.readouterr().err.splitlines()
     assert first.endswith(" info session=1f2e opened")
     assert second.endswith(" warning full")
