@@ -8,6 +8,7 @@ every finalize that still waits, one final for the open segment, with words or w
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Action", "Feed", "Finish", "Fork", "Hangup", "Heard", "Say", "Session", "SessionSettings"]
 
+MAX_FORKS = 16  # of one stream; the engine makes one at a time
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSettings:
@@ -69,7 +72,7 @@ class SessionSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The fork under way: why, for how many finalizes, and where the audio ended for it."""
+    """A fork under way: why, for how many finalizes, and where the audio ended for it."""
 
     mark: int
     reason: str
@@ -112,8 +115,8 @@ class Session:
         self._quiet_from = 0  # samples that a stall has already finalised
         self._errors = 0
         self._marks = 0
-        self._asked: _Asked | None = None  # one fork at a time, so that no client takes more than its share
-        self._waiting = 0  # finalizes that the next fork answers, or the end
+        self._asked: deque[_Asked] = deque()  # forks under way; the engine makes them one after the other
+        self._waiting = 0  # finalizes beyond MAX_FORKS: the next fork answers them, or the end
         self._wording = Wording()
         self._ending: _Ending | None = None
         self._done = False
@@ -240,9 +243,15 @@ class Session:
         return [Feed(pcm=pcm)] if pcm.size else []
 
     def _finalize(self) -> list[Action]:
-        """Make a fork; where one is under way, the next one answers all finalizes that came meanwhile."""
-        self._waiting += 1
-        return self._fork_waiting() if self._asked is None else []
+        """A fork of what was sent so far, whatever is under way; several where no audio came between share one."""
+        last = self._asked[-1] if self._asked else None
+        if last and last.reason == "finalize" and last.samples == self._fed + self._audio.preview_tail().size:
+            self._asked[-1] = dataclasses.replace(last, answers=last.answers + 1)
+            return []
+        if len(self._asked) >= MAX_FORKS:
+            self._waiting += 1
+            return []
+        return self._fork("finalize", 1)
 
     def _fork_waiting(self) -> list[Action]:
         waiting, self._waiting = self._waiting, 0
@@ -251,12 +260,12 @@ class Session:
     def _fork(self, reason: str, answers: int) -> list[Action]:
         tail = self._audio.preview_tail()
         self._marks += 1
-        self._asked = _Asked(self._marks, reason, answers, self._fed + tail.size)
+        self._asked.append(_Asked(self._marks, reason, answers, self._fed + tail.size))
         return [Fork(mark=self._marks, pcm=np.concatenate([tail, self._silence()]))]
 
     def _stall(self) -> list[Action]:
         """Audio has stopped coming: finalise what hangs, once, until audio comes again."""
-        if self._asked is not None or (self._quiet_from == self._fed and not self._transcript.pending):
+        if self._asked or (self._quiet_from == self._fed and not self._transcript.pending):
             return []
         self._quiet_from = self._fed
         return self._fork("stall", 0)
@@ -311,7 +320,7 @@ class Session:
     def _finished(self) -> list[Action]:
         """The stream's last words; finalizes that still wait are answered before its last final."""
         assert self._ending is not None
-        waiting = self._waiting + (self._asked.answers if self._asked else 0)
+        waiting = self._waiting + sum(asked.answers for asked in self._asked)
         actions: list[Action] = []
         for reason in ["finalize"] * waiting + [self._ending.reason]:
             actions += self._finals([self._transcript.cut(self._fed)], reason)
@@ -322,8 +331,8 @@ class Session:
     # What the engine heard.
 
     def _heard_fork(self, heard: Heard) -> list[Action]:
-        asked, self._asked = self._asked, None
-        assert asked is not None, f"mark: got {heard.mark}, expected none: no fork is under way"
+        assert self._asked, f"mark: got {heard.mark}, expected none: no fork is under way"
+        asked = self._asked.popleft()
         assert asked.mark == heard.mark, f"mark: got {heard.mark}, expected that of {asked}"
         self._transcript.ahead(heard.tokens, heard.frames)
         actions: list[Action] = []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from streamer.actions import Feed, Fork
 from streamer.protocols.events import Audio, Close, Closed, Endpointing, Final, Finalize, Partial, Word
+from streamer.session import MAX_FORKS
 from tests.streamer.life import HELLO, OPENING, SETTINGS, Life, audio, silence
 from tests.streamer.toy import pcm_of
 
@@ -43,10 +44,23 @@ def test_many_finalizes_at_once_are_all_answered_and_say_each_word_once() -> Non
     life = Life(replace(OPENING, latency_ms=560)).receive(audio(HELLO), *[Finalize()] * 9, run=False)
     assert sum(isinstance(action, Fork) for action in life.actions) == 1, "one client took more than its share"
     life.run()
-    assert sum(isinstance(action, Fork) for action in life.actions) == 2
     assert [reason for reason, _ in life.texts()] == ["finalize"] * 9
     assert [text for _, text in life.texts() if text] == ["v1a v2c"]
     assert life.receive(Close()).texts()[-1] == ("close", "")
+
+
+def test_a_finalize_cuts_where_it_was_sent_although_another_is_being_answered() -> None:
+    said = [audio(HELLO), Finalize(), audio([0, 3, 3, 0]), Finalize(), audio([0, 4, 4, 0]), Close()]
+    life = Life(replace(OPENING, latency_ms=560)).receive(*said, run=False).run()
+    assert life.texts() == [("finalize", "v1a v2c"), ("finalize", "v3c"), ("close", "v4c")]
+    assert sum(isinstance(action, Fork) for action in life.actions) == 2
+
+
+def test_a_flood_of_finalizes_shares_forks_beyond_a_bound() -> None:
+    said = [event for voice in range(40) for event in (audio([0, voice % 3 + 1]), Finalize())]
+    life = Life().receive(*said, run=False)
+    assert sum(isinstance(action, Fork) for action in life.actions) == MAX_FORKS
+    assert [reason for reason, _ in life.run().texts()] == ["finalize"] * 40
 
 
 def test_finalizes_that_still_wait_at_close_are_answered_before_its_final() -> None:
