@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tarfile
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "models" / "pretrained"
 EXPORTED = "artefact.json"  # the file that makes a folder one that ONNX Runtime can run
+CONFIG = "config.json"  # the file that makes a folder one of a model
+_GZIP = b"\x1f\x8b"
 _LAYOUT = "2"  # part of the cache's key: raise it when the exported graphs change
 _READ_BYTES = 1 << 20
 
@@ -42,9 +45,19 @@ def resolve(model: str, backend: str = "ort", precision: str = "fp32") -> Path:
     path = Path(model).expanduser()
     if not path.exists():
         raise NoModel(f"model {model}: no such file or folder")
+    if not _may_be_model(path):
+        raise NoModel(f"model {model}: neither a .nemo archive nor a model folder ({CONFIG} or {EXPORTED} in it)")
     if backend != "ort" or (path / EXPORTED).is_file():
         return path
     return _cached(path, precision)
+
+
+def _may_be_model(path: Path) -> bool:
+    """By the outside only; whoever loads it finds out whether it is one."""
+    if path.is_dir():
+        return any((path / name).is_file() for name in (CONFIG, EXPORTED))
+    with path.open("rb") as stream:
+        return stream.read(len(_GZIP)) == _GZIP or tarfile.is_tarfile(path)
 
 
 def cache_folder() -> Path:

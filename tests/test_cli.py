@@ -147,6 +147,17 @@ def test_no_model_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[
     )
 
 
+def test_what_is_no_model_is_said_without_asking_for_torch(
+    tmp_path: Path, golden: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for model in (tmp_path, golden / "clips" / "short.wav"):
+        for argv in (["transcribe", "--model", str(model), "a.wav"], ["models", "info", str(model)]):
+            code, err = failing(capsys, *argv)
+            assert code == 1
+            assert f"model {model}: neither a .nemo archive nor a model folder" in err
+
+
 def test_a_nemo_file_is_exported_once_into_the_cache(
     golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

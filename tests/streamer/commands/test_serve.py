@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_full_context_model_is_refused_with_what_can_hear_it(
     def refuses(*_: object) -> None:
         raise ConfigError("model", "big", "a streaming model; this one hears whole files (--latency offline)")
 
-    (tmp_path / "big.nemo").touch()
+    tarfile.open(tmp_path / "big.nemo", "w").close()
     monkeypatch.setenv("STREAMER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(artefacts, "export_model", refuses)
     code, err = failing(capsys, "serve", f"model.path={tmp_path / 'big.nemo'}", "log.level=error")
