@@ -179,9 +179,22 @@ def _build(values: Mapping[str, Any]) -> Config:
     return config
 
 
+class _Once(yaml.SafeLoader):
+    """YAML of which the last of two equal keys would win unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in known:
+                    raise Refusal(f"config file line {key.start_mark.line + 1}", key.value, "each key once")
+                known.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text("utf-8"))
+        tree = yaml.load(path.read_text("utf-8"), _Once)
     except OSError as error:
         raise Refusal("config file", str(path), f"a file that can be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -241,8 +254,8 @@ def _typed(key: str, value: Any) -> Any:
     kind = typing.get_type_hints(section)[option_name]
     known = next(f for f in dataclasses.fields(section) if f.name == option_name)
     meta = known.metadata
-    if kind is str and value is not None and not isinstance(value, str):  # YAML reads 0123 as 83 and no as false
-        raise Refusal(key, value if known.repr else type(value).__name__, "a text; put it in quotes")
+    if kind is str and not isinstance(value, str):  # YAML reads 0123 as 83, no as false and nothing as null
+        raise Refusal(key, value if known.repr or value is None else type(value).__name__, "a text; put it in quotes")
     result = _READERS[kind if not isinstance(kind, types.GenericAlias) else tuple](key, value)
     if meta["among"] and result not in meta["among"]:
         raise Refusal(key, value, "one of " + ", ".join(meta["among"]))
@@ -252,8 +265,8 @@ def _typed(key: str, value: Any) -> Any:
     return result
 
 
-def _text(_: str, value: str | None) -> str:
-    return value or ""
+def _text(_: str, value: str) -> str:
+    return value
 
 
 def _whole(key: str, value: Any) -> int:

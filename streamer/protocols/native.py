@@ -205,13 +205,12 @@ def parse_query(query: Iterable[tuple[str, str]], offer: Offer) -> Opening:
     )
 
 
-def _whole(given: Mapping[str, str], name: str, default: int) -> int:
+def _whole(given: Mapping[str, str], name: str, default: int) -> Any:
+    """A number; what is none stays as it is, for who knows the range to refuse it."""
     value = given.get(name)
     if value is None:
         return default
-    if not _WHOLE.match(value):
-        raise Refusal(name, value, "a whole number")
-    return int(value)
+    return int(value) if _WHOLE.match(value) else value
 
 
 def _flag(given: Mapping[str, str], name: str, default: bool) -> bool:
@@ -224,7 +223,7 @@ def _flag(given: Mapping[str, str], name: str, default: bool) -> bool:
 
 
 def _latency(given: Mapping[str, str], offer: Offer) -> int:
-    latency_ms = _whole(given, "latency", offer.latency_ms)
+    latency_ms: int = _whole(given, "latency", offer.latency_ms)
     if latency_ms not in offer.latencies_ms:
         choices = ", ".join(map(str, sorted(offer.latencies_ms)))
         raise Refusal("latency", latency_ms, f"one of the model's, in ms: {choices}")
@@ -303,11 +302,11 @@ def _values(event: Any) -> dict[str, Any]:
 
 
 def _object(text: str, longest: int | None = MAX_TEXT) -> dict[str, Any]:
-    """A JSON object; NaN and infinities are not JSON, whatever Python says."""
+    """A JSON object, each key in it once; NaN and infinities are not JSON, whatever Python says."""
     if longest is not None and len(text) > longest:
         raise Refusal("message", f"{len(text)} characters", f"at most {longest}", code="bad_message")
     try:
-        message = json.loads(text, parse_constant=_no_constant)
+        message = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise Refusal("message", text, f"a JSON object ({error})", code="bad_message") from error
     if not isinstance(message, dict):
@@ -317,6 +316,13 @@ def _object(text: str, longest: int | None = MAX_TEXT) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("each key once")
+    return result
 
 
 def _known(name: str, kind: type, values: object) -> dict[str, Any]:

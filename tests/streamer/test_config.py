@@ -67,6 +67,10 @@ def test_a_wrong_option_is_refused_in_one_sentence(override: str, sentence: str)
         ("server: {host: [a]}", "expected a text"),
         ("model: {path: 0123}", "model.path=83: expected a text; put it in quotes"),
         ("log: {format: no}", "log.format=false: expected a text; put it in quotes"),
+        ("server:\n  port: 1\n  port: 2", "config file line 3=port: expected each key once"),
+        ("log: {}\nserver: {}\nlog: {}", "config file line 3=log: expected each key once"),
+        ("server: {key: null}", "server.key=null: expected a text; put it in quotes"),
+        ("model:\n  path:\n", "model.path=null: expected a text; put it in quotes"),
         ("server: {key: 0123}", "server.key=int: expected a text; put it in quotes"),
     ],
 )
@@ -107,7 +111,7 @@ def test_addresses_of_a_service_named_like_a_section_are_no_options() -> None:
 
 
 def test_an_empty_text_in_the_file_is_empty(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("model:\n  path:\n  language: ''\n")
+    (tmp_path / "c.yaml").write_text("model:\n  path: \"\"\n  language: ''\n")
     assert load(tmp_path / "c.yaml", env={}) == Config()
 
 

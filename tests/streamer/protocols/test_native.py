@@ -102,7 +102,9 @@ def test_every_parameter_is_read() -> None:
     ("query", "sentence"),
     [
         ([("sample_rate", "7000")], "sample_rate=7000: expected a whole number, 8000 to 48000 Hz"),
-        ([("sample_rate", "16e3")], "sample_rate=16e3: expected a whole number"),
+        ([("sample_rate", "16e3")], "sample_rate=16e3: expected a whole number, 8000 to 48000 Hz"),
+        ([("endpoint_max_ms", "1" * 12)], "endpoint_max_ms=111111111111: expected a whole number, 1000 to 300000 ms"),
+        ([("latency", "low")], "latency=low: expected one of the model's, in ms: 80, 560, 1120"),
         ([("sample_rate", "\u0661")], "sample_rate='\u0661'"),
         ([("channels", "0")], "channels=0: expected a whole number, 1 to 8"),
         ([("encoding", "opus")], "encoding=opus: expected one of pcm_s16le, pcm_f32le, mulaw, alaw"),
@@ -190,6 +192,7 @@ def test_binary_messages_are_audio_of_any_length() -> None:
         ('{"type":"close","now":true}', "close field=now: expected no field beside type"),
         ('{"type":"configure","interm":true}', "did you mean interim?"),
         ('{"type":"configure","interim":null}', "configure.interim=null: expected a value"),
+        ('{"type":"configure","interim":true,"interim":false}', "each key once"),
         ('{"type":"configure","interim":"yes"}', "configure.interim=yes: expected true or false"),
         ('{"type":"configure","endpoint_silence_ms":NaN}', "NaN is not JSON"),
         ('{"type":"configure","endpoint_silence_ms":1e999}', "configure.endpoint_silence_ms=inf: expected a whole"),
