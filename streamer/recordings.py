@@ -22,6 +22,7 @@ import soxr
 from numpy.typing import NDArray
 
 from models.config import SAMPLE_RATE
+from streamer.audio import LOUDEST
 
 MEMBER = "!"  # what parts a tar from its member in a manifest
 ROUNDED_S = 0.05  # a duration that near to the file's own is the file's, rounded
@@ -109,6 +110,8 @@ def decode(source: Path | io.BytesIO, name: str, part: Part = WHOLE) -> NDArray[
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
         raise Unreadable(f"{name}: holds samples that are not numbers (NaN or infinite)")
+    if (peak := float(np.abs(samples).max(initial=0.0))) > LOUDEST:
+        raise Unreadable(f"{name}: got samples up to {peak:.3g}, expected floats within -1..1 (is it 16-bit audio?)")
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
     return np.ascontiguousarray(mono, np.float32)

@@ -271,7 +271,10 @@ def offer(config: Config, model: ModelConfig) -> Offer:
     if latency_ms not in model.latencies_ms:
         named = ", ".join(map(str, sorted(model.latencies_ms)))
         raise Refusal("model.latency_ms", latency_ms, f"one of the model's: {named}")
-    model.prompt_index(config.model.language or None)
+    try:
+        model.prompt_index(config.model.language or None)
+    except ConfigError as error:
+        raise Refusal("model.language", config.model.language, error.expected) from None
     endpoint = config.endpoint
     return Offer(
         latencies_ms=model.latencies_ms,

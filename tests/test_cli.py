@@ -14,6 +14,7 @@ import soundfile
 
 import streamer
 from streamer.cli import COMMANDS, main
+from streamer.commands import daemon
 from tests.conftest import ROOT
 from tests.shell import cli, failing
 
@@ -126,6 +127,12 @@ def test_a_latency_the_model_lacks_is_answered_with_those_it_has(
         assert "80, 160, 560, 1120 ms" in err
 
 
+def test_a_language_for_a_model_without_any_is_wrong_usage(hybrid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = failing(capsys, "transcribe", "--model", str(hybrid), "--language", "de", "a.wav")
+    assert code == 2
+    assert "--language de: expected no language: this model has no prompts" in err
+
+
 def test_a_full_context_model_is_heard_offline_only(golden: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = str(golden / "models" / "offline_bpe" / "offline_bpe.nemo")
     clip = str(golden / "clips" / "speech.wav")
@@ -231,6 +238,15 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(
     assert code == 1
     assert err.startswith(f"streamer: {tmp_path / 'file'}")
     assert err.endswith("Not a directory") or err.endswith("File exists")
+
+
+def test_the_demo_starts_nothing_for_a_file_that_cannot_be_read(
+    hybrid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(daemon, "Daemon", None)
+    code, err = failing(capsys, "demo", "--model", str(hybrid), "gone.wav")
+    assert code == 1
+    assert err == "streamer: gone.wav: no such file"
 
 
 def test_the_demo_ends_by_itself_and_names_the_model(hybrid: Path) -> None:

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 
 class Captions:
-    """Shows events; a context manager, so that the terminal is left as it was. `in_place=False` rewrites nothing."""
+    """Shows events; a context manager, so that the terminal is left as it was. `in_place=False` rewrites nothing.
 
-    def __init__(self, in_place: bool = True) -> None:
+    `title` says in errors whose captions these are.
+    """
+
+    def __init__(self, in_place: bool = True, title: str = "") -> None:
         self._in_place = in_place
+        self._title = f"{title}: " if title else ""
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -50,7 +54,7 @@ class Captions:
             case Final(words=(_, *_)):
                 self._line(f"{event.start:7.2f} - {event.end:6.2f}  {event.text}")
             case Error():
-                say(f"streamer: {event.message} ({event.code})")
+                say(f"streamer: {self._title}{event.message} ({event.code})")
             case _:
                 pass
 

@@ -38,12 +38,14 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Start, stream, stop."""
+    from clients.send import read
     from streamer import artefacts
     from streamer.commands import models, stream
     from streamer.commands.daemon import Daemon
 
     model = artefacts.resolve(args.model)
     sample = args.file or str(Path(__file__).resolve().parents[2] / SAMPLE)
+    read(sample)  # one that cannot be is said before anything is started
     say(f"model     {models.read(model).name}")
     say(f"recording {Path(sample).name}")
     with Daemon(f"model.path={model}", "log.level=warning") as daemon:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import SAMPLE_RATE, ModelConfig
+from models.config import SAMPLE_RATE, ConfigError, ModelConfig
 from models.tokenizer import Tokenizer
 from streamer import artefacts
 from streamer.backends import load_backend
@@ -133,7 +133,7 @@ def open_listener(args: argparse.Namespace, tail_ms: int, slots: int = SLOTS) ->
     transcriber = Transcriber(
         backend=backend,
         chunk=config.chunk_of(latency_ms),
-        prompt=config.prompt_index(args.language),
+        prompt=_prompt(args.language, config),
         tail_ms=tail_ms,
     )
     return Chunks(transcriber, latency_ms)
@@ -147,7 +147,7 @@ def _open_whole(args: argparse.Namespace) -> Listener:
             f"--latency offline: {config.name} is a streaming model; its latencies are {_listed(config)}", USAGE
         )
     model, tokenizer = import_module("models.store").load(path)
-    return Whole(model, tokenizer, config.prompt_index(args.language))
+    return Whole(model, tokenizer, _prompt(args.language, config))
 
 
 def _latency(asked: str | None, config: ModelConfig) -> int:
@@ -158,6 +158,13 @@ def _latency(asked: str | None, config: ModelConfig) -> int:
     if not asked.isdigit() or int(asked) not in config.latencies_ms:
         raise CommandError(f"--latency {asked}: {config.name} has {_listed(config)}", USAGE)
     return int(asked)
+
+
+def _prompt(language: str | None, config: ModelConfig) -> int | None:
+    try:
+        return config.prompt_index(language)
+    except ConfigError as error:
+        raise CommandError(f"--language {language}: expected {error.expected}", USAGE) from None
 
 
 def _listed(config: ModelConfig) -> str:

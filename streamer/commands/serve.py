@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from models.config import ConfigError
     from streamer.config import Config
 
+OF_THE_MODEL = ("model.latency_ms", "model.language")  # options that are right or wrong for the model that was loaded
+
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +63,12 @@ def run(args: argparse.Namespace) -> int:
         log.warning("%s is a Service's address that Kubernetes sets, no option: passed over", variable)
     from streamer.server import serve
 
-    return serve(with_model(config))
+    try:
+        return serve(with_model(config))
+    except Refusal as refusal:
+        if refusal.where in OF_THE_MODEL:
+            raise CommandError(str(refusal), USAGE) from None
+        raise
 
 
 def with_model(config: Config) -> Config:

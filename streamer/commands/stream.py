@@ -9,7 +9,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands import DEFAULT_LATENCY, FAILED, OK, CommandError, command, say, whole
+from streamer.commands import DEFAULT_LATENCY, FAILED, OK, USAGE, CommandError, command, say, whole
 
 if TYPE_CHECKING:
     from clients.client import Client, Options
@@ -58,22 +58,20 @@ def run(args: argparse.Namespace) -> int:
             continue
         if len(args.files) > 1 and not args.json:
             print(f"{name}:", flush=True)
-        code = max(code, asyncio.run(_stream(args, recording)))
+        code = max(code, asyncio.run(_stream(args, name, recording)))
     return code
 
 
-async def _stream(args: argparse.Namespace, recording: Recording) -> int:
-    from clients.client import Client
+async def _stream(args: argparse.Namespace, name: str, recording: Recording) -> int:
     from clients.send import send
     from streamer.commands.captions import Captions
     from streamer.protocols.events import Error
 
-    client = Client(args.url, _options(args, recording), key=args.key)
-    await _connect(client, args.url)
+    client = await _connect(args, recording)
     failed = False
     sender = asyncio.create_task(send(client, recording, fast=args.fast))
     try:
-        with Captions(in_place=not args.json) as captions:
+        with Captions(in_place=not args.json, title=name if len(args.files) > 1 else "") as captions:
             show = _print_json if args.json else captions.show
             async for event in client:
                 failed |= isinstance(event, Error)
@@ -85,18 +83,24 @@ async def _stream(args: argparse.Namespace, recording: Recording) -> int:
     return FAILED if failed else OK
 
 
-async def _connect(client: Client, url: str) -> None:
+async def _connect(args: argparse.Namespace, recording: Recording) -> Client:
     """Open the stream; what keeps us from reaching a daemon is said with what to do about it."""
     import ssl
 
+    from clients.client import Client, StreamError
+
     try:
+        client = Client(args.url, _options(args, recording), key=args.key)
         await client.connect()
+    except StreamError as error:
+        raise CommandError(str(error), USAGE if error.code == "bad_request" else FAILED) from None
     except ssl.SSLError as error:  # an OSError too, but there is somebody
         reason = getattr(error, "verify_message", "") or (error.reason or str(error)).replace("_", " ").lower()
-        raise CommandError(f"TLS to {url} failed: {reason}") from None
+        raise CommandError(f"TLS to {args.url} failed: {reason}") from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise CommandError(f"no daemon at {url} ({reason}); start one: streamer serve") from None
+        raise CommandError(f"no daemon at {args.url} ({reason}); start one: streamer serve") from None
+    return client
 
 
 def _options(args: argparse.Namespace, recording: Recording) -> Options:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from streamer.audio import LOUDEST
 from streamer.recordings import Part, Recordings, Unreadable
 
 
@@ -18,6 +19,15 @@ def test_a_part_is_those_samples_of_the_whole(tmp_path: Path, suffix: str) -> No
     recordings = Recordings(tmp_path)
     whole, part = recordings.read(f"a.{suffix}"), recordings.read(f"a.{suffix}", Part(1.0, 0.5))
     np.testing.assert_array_equal(part, whole[16000:24000])
+
+
+def test_16_bit_numbers_as_floats_are_said_with_the_files_name(tmp_path: Path) -> None:
+    for loudest in (LOUDEST, 2 * LOUDEST):
+        soundfile.write(tmp_path / "a.wav", np.full((1600, 2), loudest, np.float32), 16000, subtype="FLOAT")
+        if loudest == LOUDEST:
+            assert Recordings(tmp_path).read("a.wav").max() == loudest
+    with pytest.raises(Unreadable, match=r"^a\.wav: got samples up to 32, expected floats within -1\.\.1"):
+        Recordings(tmp_path).read("a.wav")
 
 
 def test_a_file_that_does_not_say_what_it_is_is_unreadable(tmp_path: Path) -> None:

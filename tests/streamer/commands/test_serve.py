@@ -26,6 +26,13 @@ def test_serve_refuses_an_unknown_option_with_the_nearest_one(capsys: pytest.Cap
     assert "server.port" in err
 
 
+@pytest.mark.parametrize("option", ["model.latency_ms=100", "model.language=de"])
+def test_what_the_model_does_not_offer_is_wrong_usage(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = failing(capsys, "serve", option, "server.port=0", "model.backend=fake", "log.level=error")
+    assert code == 2
+    assert f"{option}: expected" in err
+
+
 def test_a_port_in_use_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -9,7 +9,9 @@ import ssl
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from websockets.asyncio.server import ServerConnection, serve
 
 from clients.client import Client
@@ -40,6 +42,23 @@ async def test_stream_json_is_the_protocols_events(capsys: pytest.CaptureFixture
     assert [event["type"] for event in events][-2:] == ["final", "closed"]
 
 
+async def test_a_latency_the_model_lacks_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    async with served() as url:
+        code, err = await asyncio.to_thread(failing, capsys, "stream", "--latency", "100", "--url", url, CLIP)
+    assert code == 2
+    assert "latency=100: expected one of the model's" in err
+
+
+async def test_of_several_files_the_one_that_is_no_audio_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loud = str(tmp_path / "loud.wav")
+    soundfile.write(loud, np.full(1600, 1000.0, np.float32), 16000, subtype="FLOAT")
+    async with served() as url:
+        assert await asyncio.to_thread(main, ["stream", "--fast", "--url", url, loud, CLIP]) == 1
+    assert capsys.readouterr().err.startswith(f"streamer: {loud}: audio=1000.0: expected pcm_f32le samples")
+
+
 def test_no_daemon_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     code, err = failing(capsys, "stream", "--url", "ws://127.0.0.1:1", CLIP)
     assert code == 1
@@ -50,7 +69,7 @@ def test_no_daemon_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("url", ["ws://h:99999", "ws://h:abc", "ws://[::1", "ftp://h", "ws://:9000", "ws://a..b:1"])
 def test_a_url_that_is_none_is_one_sentence(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, err = failing(capsys, "stream", "--url", url, CLIP)
-    assert code == 1
+    assert code == 2
     assert url in err
 
 
