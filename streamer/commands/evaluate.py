@@ -49,7 +49,11 @@ def add(commands: Any) -> None:
         metavar="N",
         help=f"silence after each recording (default: {TAIL_MS})",
     )
-    parser.add_argument("--json", action="store_true", help="also one JSON object for each recording")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="also one JSON object for each recording, as they get ready: not in the manifest's order",
+    )
     parser.set_defaults(run=run)
 
 
@@ -122,6 +126,7 @@ def score(entries: list[Entry], heard: dict[int, str]) -> dict[str, Any]:
         "wer": error_rate([pair for group in pairs.values() for pair in group]),
         "words": sum(len(reference.split()) for group in pairs.values() for reference, _ in group),
         "per_source": {source: error_rate(group) for source, group in sorted(pairs.items())},
+        "heard_in_silence": {source: heard_in_silence(group) for source, group in sorted(pairs.items())},
     }
 
 
@@ -135,8 +140,13 @@ def error_rate(pairs: list[tuple[str, str]]) -> float | None:
     references, hypotheses = zip(*said, strict=True)
     counts = jiwer.process_words(list(references), list(hypotheses))
     errors = counts.substitutions + counts.deletions + counts.insertions
-    errors += sum(len(hypothesis.split()) for reference, hypothesis in pairs if not reference)
+    errors += heard_in_silence(pairs)
     return round(errors / sum(len(reference.split()) for reference, _ in said), 5)
+
+
+def heard_in_silence(pairs: list[tuple[str, str]]) -> int:
+    """Words heard in recordings in which none was said; a source of such recordings alone has no rate to show them."""
+    return sum(len(hypothesis.split()) for reference, hypothesis in pairs if not reference)
 
 
 def table(scores: dict[str, Any]) -> None:
@@ -144,4 +154,6 @@ def table(scores: dict[str, Any]) -> None:
     rows = [*scores["per_source"].items(), ("overall", scores["wer"])]
     width = max(len(source) for source, _ in rows)
     for source, rate in rows:
-        print(f"{source:<{width}}  {'-' if rate is None else f'{100 * rate:6.2f} %'}")
+        false = scores["heard_in_silence"].get(source, 0)
+        note = f"  (words heard where none was said: {false})" if false else ""
+        print(f"{source:<{width}}  {'     -  ' if rate is None else f'{100 * rate:6.2f} %'}{note}".rstrip())

@@ -130,8 +130,15 @@ def test_words_heard_where_none_was_said_are_errors(tmp_path: Path, capsys: pyte
         {"audio_filepath": tone(tmp_path / "b.wav", 4), "text": "", "source": "silence"},
     ]
     assert evaluate(tmp_path, entries) == 0
-    scores = last(capsys)
+    *rows, text = capsys.readouterr().out.splitlines()
+    scores = json.loads(text)
     assert (scores["wer"], scores["per_source"]) == (1.0, {"all": 0.0, "silence": None})
+    assert scores["heard_in_silence"] == {"all": 0, "silence": 1}
+    assert rows == [
+        "all        0.00 %",
+        "silence       -    (words heard where none was said: 1)",
+        "overall  100.00 %",
+    ]
 
 
 def test_a_rate_is_errors_over_words_said() -> None:
