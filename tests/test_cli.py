@@ -15,6 +15,7 @@ import soundfile
 import streamer
 from streamer.cli import COMMANDS, main
 from streamer.commands import daemon
+from streamer.commands.models import parameters
 from tests.conftest import ROOT
 from tests.shell import cli, failing
 
@@ -196,8 +197,20 @@ def test_models_info_says_what_a_model_is(golden: Path, hybrid: Path, capsys: py
         assert main(["models", "info", str(model), "--json"]) == 0
         facts = json.loads(capsys.readouterr().out)
         assert facts["latencies_ms"] == [80, 160, 560, 1120]
+        assert facts["default_latency_ms"] == 560
         assert facts["vocabulary"] == "64 pieces (sentencepiece)"
         assert facts["licence"]
+
+
+def test_parameters_are_what_was_learned_by_the_weights_own_header(tmp_path: Path) -> None:
+    shapes = {"preprocessor.window": [400], "a.weight": [3, 5], "a.bias": [5], "norm.running_mean": [5], "scalar": []}
+    tensors = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    header = json.dumps({"__metadata__": {"format": "x"}, **tensors}).encode()
+    (tmp_path / "whole").write_bytes(len(header).to_bytes(8, "little") + header)
+    (tmp_path / "broken").write_bytes((1 << 60).to_bytes(8, "little") + header[:-2])
+    assert parameters(tmp_path / "whole") == 3 * 5 + 5 + 1
+    assert parameters(tmp_path / "broken") is None
+    assert parameters(tmp_path / "gone") is None
 
 
 # What surrounds a command.

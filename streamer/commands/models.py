@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands import OK, CommandError, command
+from streamer.commands import OK, CommandError, command, default_latency
 
 if TYPE_CHECKING:
     from models.config import ModelConfig
+
+WEIGHTS = "model.safetensors"  # of a folder of ours (models/store.py, which needs torch)
+MAX_HEADER_BYTES = 16 << 20
+NOT_LEARNED = re.compile(r"^preprocessor\.|\.(running_mean|running_var|num_batches_tracked)$")
 
 
 def add(commands: Any) -> None:
@@ -71,6 +77,7 @@ def describe(config: ModelConfig, path: Path) -> dict[str, Any]:
         "path": str(path),
         "kind": config.kind,
         "latencies_ms": sorted(config.latencies_ms) or "offline (full context)",
+        "default_latency_ms": default_latency(config.latencies_ms) if config.latencies_ms else "none",
         "left_context_s": round(config.left * 0.08, 2) if config.streaming else "unlimited",
         "encoder": f"{config.layers} layers of {config.d_model}, {config.heads} heads, feed-forward {config.d_ff}, "
         f"convolution {config.conv_kernel} ({config.conv_norm})",
@@ -88,4 +95,17 @@ def describe(config: ModelConfig, path: Path) -> dict[str, Any]:
         facts["languages"] = sorted(language for language, _ in config.prompts)
     if config.eou_id is not None:
         facts["end_of_utterance"] = config.labels[config.eou_id]
+    if (count := parameters(path / WEIGHTS)) is not None:
+        facts["parameters"] = count
     return facts | {"licence": config.licence}
+
+
+def parameters(weights: Path) -> int | None:
+    """How many numbers were learned, by the header of a safetensors file; None where there is none to be read."""
+    try:
+        with weights.open("rb") as file:
+            header = json.loads(file.read(min(MAX_HEADER_BYTES, int.from_bytes(file.read(8), "little"))))
+        learned = [name for name in header if name != "__metadata__" and not NOT_LEARNED.search(name)]
+        return sum(int(math.prod(header[name]["shape"])) for name in learned)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
