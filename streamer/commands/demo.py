@@ -8,6 +8,7 @@ from typing import Any
 
 from streamer.commands import DEFAULT_LATENCY, command, say, whole
 
+PAUSE_MS = 400  # the reader of the sample pauses shortly: so that his sentences become lines
 SAMPLE = Path("clients") / "samples" / "shepherd.opus"
 
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     read(sample)  # one that cannot be is said before anything is started
     say(f"model     {models.read(model).name}")
     say(f"recording {Path(sample).name}")
-    with Daemon(f"model.path={model}", "log.level=warning") as daemon:
+    with Daemon(f"model.path={model}", "log.level=warning", f"endpoint.silence_ms={PAUSE_MS}") as daemon:
         say(f"daemon    {daemon.url}, stops after the last word\n")
         return stream.run(stream_args(daemon.url, sample, args))
 
