@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.config import FRAME_S, SAMPLE_RATE
-from streamer.backends.base import samples_needed
+from streamer.backends.base import Row, samples_needed
 from streamer.backends.fake import FakeBackend
-from streamer.engine.capacity import Costs, measured, refusal
+from streamer.engine.capacity import Costs, measure, measured, refusal
 from streamer.engine.scheduler import Batch, Machine, plan
 from streamer.engine.slots import Lease
 from streamer.engine.stream import BURST_S, Ready, Stream
@@ -323,6 +324,24 @@ def test_a_file_that_cannot_be_written_costs_a_warning_and_nothing_else(
         assert measured(FakeBackend(4), (1,), lambda: 0.0, 1.0, str(file)).points.keys() == {1}
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert "engine.capacity_file=" in caplog.messages[0]
+
+
+class Disturbed(FakeBackend):
+    """Steps of two rows are measured while something else has the machine."""
+
+    now = 0.0
+
+    def launch(self, chunk: int, rows: Sequence[Row]) -> object:
+        self.now += {1: 0.01, 2: 1.0, 4: 0.02}[len(rows)]
+        return super().launch(chunk, rows)
+
+
+def test_a_disturbed_measurement_does_not_keep_streams_apart() -> None:
+    backend = Disturbed(4)
+    costs = measure(backend, (1,), lambda: backend.now, 10.0)
+    assert costs.points[1] == ((1, pytest.approx(0.01)), (2, pytest.approx(0.02)), (4, pytest.approx(0.02)))
+    rows = [Ready(slot, 1, 0.0, False) for slot in range(4)]
+    assert [len(batch.rows) for batch in plan(1.0, rows, Machine(costs.seconds, 1.0, True))] == [4]
 
 
 def test_steps_longer_than_any_that_is_planned_are_not_measured() -> None:
