@@ -69,7 +69,7 @@ class Recordings:
         if mark and not os.path.exists(path):
             return decode(io.BytesIO(self._member(self.root / tar, member)), name, part)
         if not os.path.isfile(path):  # unlike Path's, these take any name for an answer
-            raise Unreadable(f"{path}: {'a folder, not a recording' if os.path.isdir(path) else 'no such file'}")
+            raise Unreadable(f"{path}: {_what_it_is(path)}")
         return decode(path, name, part)
 
     def _member(self, tar: Path, member: str) -> bytes:
@@ -163,3 +163,10 @@ def _seconds(fields: dict[str, Any], key: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value >= 0):
         raise Unreadable(f"{where}: {key}: got {json.dumps(value)[:40]}, expected seconds from 0")
     return float(value)
+
+
+def _what_it_is(path: Path) -> str:
+    """Why a path that is no file cannot be heard."""
+    if os.path.isdir(path):
+        return "a folder, not a recording"
+    return "not a regular file" if os.path.exists(path) else "no such file"

@@ -12,6 +12,7 @@ from typing import Any
 OK, FAILED, USAGE = 0, 1, 2
 PREFERRED_LATENCY_MS = 560  # the daemon's own preference (server.py), so that all commands hear alike
 DEFAULT_LATENCY = f"{PREFERRED_LATENCY_MS} where the model has it, else its first"  # for help texts
+MOST_THREADS = 256  # as model.threads of the daemon
 TAIL_MS = 640  # silence after a recording, as session.tail_ms of the daemon: lets the last word out
 
 
@@ -47,13 +48,15 @@ def command(commands: Any, name: str, about: str, examples: str = "") -> argpars
     return added
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """A flag's type: a whole number from `least`."""
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """A flag's type: a whole number from `least`, up to `most` where there is one."""
+    expected = f"a whole number from {least}" + (f" to {most}" if most is not None else "")
 
     def number(text: str) -> int:
-        if text.isascii() and text.isdigit() and int(text) >= least:
+        digits = text.isascii() and text.isdigit() and len(text) < 19
+        if digits and least <= int(text) and (most is None or int(text) <= most):
             return int(text)
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {least}")
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
 
     return number
 
@@ -93,5 +96,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=("ort", "pytorch"), default="ort", help="what runs the model (default: ort)"
     )
     parser.add_argument(
-        "--threads", type=whole(1), metavar="N", help="threads of a step (default: one for every processor it may use)"
+        "--threads",
+        type=whole(1, MOST_THREADS),
+        metavar="N",
+        help="threads of a step (default: one for every processor it may use)",
     )
