@@ -21,12 +21,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from streamer.backends.base import Row
-from streamer.backends.fake import FakeBackend, Faults, dead_from, failing, slow
+from streamer.backends.fake import FakeBackend, Faults, slow
 from streamer.session import Session
 from tests.streamer.house import House, finals, house, kinds, listen, say, talk, until, wire
 
 ROOT = Path(__file__).parents[2]
-WARM_UP = 48  # launches that measuring takes on 8 slots: 4 chunk lengths, 4 sizes, 3 steps
 
 
 # Faults of the engine.
@@ -73,12 +72,19 @@ async def test_a_bad_row_touches_no_neighbour() -> None:
 
 @pytest.mark.parametrize("kind", ["fails", "hangs"])
 async def test_a_dead_engine_closes_every_client_with_an_error_and_ends_non_zero(kind: str) -> None:
-    gate = threading.Event()
-    hang = Faults(lambda launch, _rows: gate.wait(20) and None if launch >= WARM_UP else None)
-    backend = FakeBackend(8, dead_from(WARM_UP) if kind == "fails" else hang)
+    armed, gate = threading.Event(), threading.Event()
+
+    def on_launch(_launch: int, _rows: Sequence[Row]) -> None:
+        if armed.is_set() and kind == "fails":
+            raise RuntimeError("a dead device, as ordered")
+        if armed.is_set():
+            gate.wait(20)
+
+    backend = FakeBackend(8, Faults(on_launch))
     limit = "engine.step_timeout_s=0.2"
     async with house(limit, backend=backend) as home, home.client() as idle, home.client() as talks:
         await until(idle, "ready")
+        armed.set()
         await talks.send(wire("words"))
         for client in (idle, talks):
             said = await asyncio.wait_for(listen(client), 5)
@@ -113,7 +119,15 @@ async def test_a_bug_in_a_session_ends_that_session_only(monkeypatch: pytest.Mon
 
 
 async def test_a_single_failed_step_leaves_the_daemon_alive() -> None:
-    async with house(backend=FakeBackend(8, failing(WARM_UP))) as home:
+    armed = threading.Event()
+
+    def on_launch(_launch: int, _rows: Sequence[Row]) -> None:
+        if armed.is_set():
+            armed.clear()
+            raise RuntimeError("fails once, as ordered")
+
+    async with house(backend=FakeBackend(8, Faults(on_launch))) as home:
+        armed.set()
         assert "error" in kinds(await talk(home, "unlucky"))
         assert finals(await talk(home, "lucky")) == "lucky"
         assert not home.task.done()
