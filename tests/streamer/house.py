@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket as sockets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -113,3 +114,24 @@ async def talk(house_: House, text: str, query: str = "", piece: int = 1001, **o
                 await socket.send(pcm[at : at + piece])
             await say(socket, "close")
         return await listen(socket)
+
+
+async def deaf_client(port: int) -> asyncio.StreamWriter:
+    """A WebSocket that never reads again after its handshake."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    raw: sockets.socket = writer.get_extra_info("socket")
+    raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    writer.write(
+        b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    assert isinstance(writer.transport, asyncio.Transport)
+    writer.transport.pause_reading()
+    return writer
+
+
+def masked(payload: bytes, opcode: int) -> bytes:
+    """A short client frame, its mask all zeros."""
+    assert len(payload) < 126
+    return bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
