@@ -312,7 +312,7 @@ def parse(message: str | bytes) -> ServerEvent | None:
         for name, (familiar, instead) in _FAMILIAR.items():
             if isinstance(fields.get(name), str) and fields[name] not in familiar:
                 fields[name] = instead
-        if kind in (Partial, Final):
+        if kind in (Partial, Final) and "words" in fields:
             fields["words"] = tuple(Word(**_known(Word, word)) for word in fields["words"])
         event: ServerEvent = kind(**_known(kind, fields))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:  # no JSON, or none of the protocol's

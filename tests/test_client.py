@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -272,6 +272,8 @@ VALUES = st.recursive(
 )
 
 
+@example('{"type": "partial"}')
+@example('{"type": "final", "words": null}')
 @given(st.text() | VALUES.map(json.dumps))
 def test_any_text_is_an_event_or_nothing_or_refused(message: str) -> None:
     with contextlib.suppress(Refusal):
