@@ -120,6 +120,18 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoomOptions:
+    """One speaker's captions for many viewers."""
+
+    public: bool = option(False, "whether viewers come in without server.key: true or false")
+    most: int = option(32, "rooms at once, those whose speaker is away included", least=0, most=10_000)
+    most_viewers: int = option(500, "viewers at once, of all rooms together", least=0, most=100_000)
+    linger_s: float = option(
+        300.0, "a room whose speaker is away is forgotten after this, seconds", least=0, most=86_400
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
     """What the daemon says about itself; never audio, text or the key."""
 
@@ -136,6 +148,7 @@ class Config:
     engine: EngineOptions = field(default_factory=EngineOptions)
     session: SessionOptions = field(default_factory=SessionOptions)
     endpoint: Endpoint = field(default_factory=Endpoint)
+    rooms: RoomOptions = field(default_factory=RoomOptions)
     log: Log = field(default_factory=Log)
 
 
@@ -145,6 +158,7 @@ SECTIONS: dict[str, type] = {
     "engine": EngineOptions,
     "session": SessionOptions,
     "endpoint": Endpoint,
+    "rooms": RoomOptions,
     "log": Log,
 }
 

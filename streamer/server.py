@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
-from models.config import ConfigError, ModelConfig
+from models.config import ConfigError
 from streamer import auth, logs, sockets
 from streamer.backends import load_backend
 from streamer.backends.base import Backend
@@ -25,9 +26,11 @@ from streamer.engine.loop import Engine, EngineSettings, Full, Result, Step
 from streamer.errors import Refusal
 from streamer.guard import Guard
 from streamer.metrics import CONTENT_TYPE, Metrics
-from streamer.protocols.events import Endpointing, Error
-from streamer.protocols.native import Native, Offer, parse_query
-from streamer.session import Session, SessionSettings
+from streamer.offer import door, info, offer, session_settings
+from streamer.pages import Pages
+from streamer.protocols.events import Error
+from streamer.protocols.native import Native, parse_query
+from streamer.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,6 @@ EXIT_STOPPED, EXIT_DEAD = 0, 1
 TICK_S = 0.1  # how often sessions learn that time passed
 DRAIN_S = 0.2  # after SIGTERM: audio that is in our sockets already is still heard
 LAST_SHARE = 0.8  # of shutdown_s: streams that are not done by then end with what was heard
-PREFERRED_LATENCY_MS = 560
 ECHO_S = 0.5  # process managers signal a process and its group: that is one signal, not two
 HARD_LIMIT = 4  # messages up to so many times the limit are refused in words, longer ones with 1009 by the library
 
@@ -59,6 +61,7 @@ class Daemon:
         self._settings = session_settings(config)
         self._door = door(config)
         self._guard = Guard(config.server.handshake_s)
+        self._pages = Pages()
         self._stop = asyncio.Event()
         self._listeners: list[asyncio.Server] = []
         self._handlers: set[asyncio.Task[None]] = set()
@@ -69,7 +72,8 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         server = self.config.server
         tls = sockets.tls(server)
-        _warn_if_open(self.config)
+        if not auth.is_loopback(server.host) and not server.key:
+            log.warning("SERVER.KEY IS EMPTY AND %s IS NOT LOOPBACK: ANYBODY WHO REACHES IT CAN USE IT", server.host)
         bound = bound or sockets.bind(server)
         self.port = bound[0].getsockname()[1]
         with contextlib.ExitStack() as unless_all_is_well:
@@ -80,10 +84,14 @@ class Daemon:
             unless_all_is_well.pop_all()
         shown = f"[{server.host}]" if ":" in server.host else server.host
         log.info("listening on %s://%s:%d/v1/stream", "wss" if tls else "ws", shown, self.port)
+        if self._pages.there:
+            log.info("captions on %s", sockets.page_url(server, self.port))
 
     async def _listen(self, bound: Sequence[socket.socket], tls: ssl.SSLContext | None) -> None:
         app = web.Application(middlewares=[self._guard.middleware])
+        app.router.add_routes(self._pages.routes())
         app.router.add_get("/v1/stream", self._stream)
+        app.router.add_get("/v1/info", self._info)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
@@ -192,6 +200,15 @@ class Daemon:
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
+    async def _info(self, request: web.Request) -> web.Response:
+        """What a page asks before it connects; pages of other origins only where they may connect, too."""
+        if (closed := auth.refusal(request.headers, dataclasses.replace(self._door, key=""))) is not None:
+            return web.Response(status=closed.status, text=f"{closed.refusal}\n")
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Vary": "Origin"}
+        if (origin := request.headers.get("Origin")) is not None:
+            headers["Access-Control-Allow-Origin"] = origin
+        return web.json_response(info(self.offer, self.config, self.backend.config), headers=headers)
+
     def _no_room(self) -> str | None:
         if self._stopping:
             return "the server stops"
@@ -259,55 +276,6 @@ class Daemon:
         with contextlib.suppress(ConnectionError):
             await ws.send_str(Native().send(error))
         await hang_up(ws, code, error.code, CLOSE_S)
-
-
-def offer(config: Config, model: ModelConfig) -> Offer:
-    """What clients can ask of this model, and what they get when they ask for nothing."""
-    if not model.latencies_ms:
-        raise Refusal("model.path", model.name, "a streaming model: this one needs the whole recording")
-    latency_ms = config.model.latency_ms
-    if not latency_ms:
-        latency_ms = PREFERRED_LATENCY_MS if PREFERRED_LATENCY_MS in model.latencies_ms else model.latencies_ms[0]
-    if latency_ms not in model.latencies_ms:
-        named = ", ".join(map(str, sorted(model.latencies_ms)))
-        raise Refusal("model.latency_ms", latency_ms, f"one of the model's: {named}")
-    try:
-        model.prompt_index(config.model.language or None)
-    except ConfigError as error:
-        raise Refusal("model.language", config.model.language, error.expected) from None
-    endpoint = config.endpoint
-    return Offer(
-        latencies_ms=model.latencies_ms,
-        latency_ms=latency_ms,
-        languages=tuple(language for language, _ in model.prompts),
-        language=config.model.language or None,
-        endpointing=Endpointing(
-            enabled=endpoint.enabled, silence_ms=endpoint.silence_ms, start_ms=endpoint.start_ms, max_ms=endpoint.max_ms
-        ),
-    )
-
-
-def session_settings(config: Config) -> SessionSettings:
-    """The session's part of the options."""
-    own = config.session
-    return SessionSettings(
-        tail_ms=own.tail_ms,
-        stall_ms=own.stall_ms,
-        idle_s=own.idle_s,
-        max_session_s=own.max_session_s,
-        max_message_bytes=config.server.max_message_bytes,
-    )
-
-
-def door(config: Config) -> auth.Door:
-    """Who may come in."""
-    server = config.server
-    return auth.Door(key=server.key, origins=server.origins, loopback=auth.is_loopback(server.host))
-
-
-def _warn_if_open(config: Config) -> None:
-    if not auth.is_loopback(config.server.host) and not config.server.key:
-        log.warning("SERVER.KEY IS EMPTY AND %s IS NOT LOOPBACK: ANYBODY WHO REACHES IT CAN USE IT", config.server.host)
 
 
 class _signals(contextlib.AbstractContextManager[None]):

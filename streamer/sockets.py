@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import socket
 import ssl
 from asyncio import BaseTransport, WriteTransport
@@ -76,6 +77,17 @@ def tls(server: Server) -> ssl.SSLContext | None:
     except OSError as error:  # ssl.SSLError is one
         raise Refusal("server.tls_cert", server.tls_cert, f"a PEM chain and its key ({error})") from None
     return context
+
+
+def page_url(server: Server, port: int) -> str:
+    """The address that a person on this machine opens. All addresses means localhost too, where pages may listen."""
+    host = server.host
+    try:
+        anywhere = not host or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        anywhere = False
+    shown = "localhost" if anywhere else f"[{host}]" if ":" in host else host
+    return f"http{'s' if server.tls_cert else ''}://{shown}:{port}/"
 
 
 def tune(transport: BaseTransport | None) -> None:

@@ -49,6 +49,10 @@ SERVER = EVENTS | {
     "streamer.config",
     "streamer.auth",
     "streamer.metrics",
+    "streamer.offer",
+    "streamer.pages",
+    "streamer.rooms",
+    "streamer.watching",
     "streamer.logs",
     "streamer.protocols",
     "streamer.session",
@@ -84,6 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "models.tokenizer",
         "numpy",
     },
+    "streamer.subtitles": {"streamer.subtitles", "streamer.protocols.events"},
     "streamer.wording": {"streamer.protocols.events", "streamer.transcript"},
     "streamer.engine": ENGINE,
     "streamer.backends": {"streamer.backends.base"},
@@ -94,7 +99,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.backends.ort": BACKEND | {"onnxruntime"},
     "streamer.backends.pytorch": BACKEND | {"models", "torch"},
     "streamer.server": SERVER,
-    "streamer.connection": SERVER - {"streamer.server"},
+    "streamer.connection": SERVER - {"streamer.server", "streamer.watching", "streamer.pages", "streamer.offer"},
+    "streamer.offer": EVENTS
+    | {"=streamer", "streamer.auth", "streamer.config", "streamer.protocols", "streamer.session", "models.config"},
+    "streamer.pages": {"streamer.errors", "streamer.protocols.watch", "aiohttp"},
     "streamer.guard": {"streamer.config", "streamer.errors", "aiohttp"},
     "streamer.sockets": {"streamer.config", "streamer.errors"},
     "streamer.gate": set(),
@@ -108,7 +116,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.cli": COMMAND,
     "streamer.commands": COMMAND
     | {"streamer.recordings", "streamer.transcriber", "streamer.backends", "streamer.decoding", "streamer.transcript"}
-    | {"streamer.protocols.events", "models.config", "models.tokenizer", "numpy", "rich"},
+    | {"streamer.subtitles", "streamer.protocols.events", "models.config", "models.tokenizer", "numpy", "rich"},
     # The doors to what needs an extra or a client: opened inside the sub-command, never by `import streamer.cli`.
     "streamer.commands.serve": COMMAND
     | {"streamer.config", "streamer.errors", "streamer.logs", "streamer.server", "models.config"},

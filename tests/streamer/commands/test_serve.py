@@ -16,6 +16,7 @@ from streamer.cli import main
 from streamer.commands import default_latency, processors
 from streamer.commands.serve import with_model
 from streamer.config import Config, load
+from streamer.offer import offer
 from tests.models.tiny import tiny_config
 from tests.shell import failing
 
@@ -108,4 +109,4 @@ def test_threads_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("contexts", [((70, 13), (70, 6), (70, 0)), ((70, 13), (70, 1))])
 def test_every_command_hears_with_the_daemons_own_latency(contexts: tuple[tuple[int, int], ...]) -> None:
     model = tiny_config(contexts=contexts)
-    assert default_latency(model.latencies_ms) == server.offer(Config(), model).latency_ms
+    assert default_latency(model.latencies_ms) == offer(Config(), model).latency_ms

@@ -1,0 +1,74 @@
+"""What a server with these options offers: latencies, languages, limits, who may come in. Knows no socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamer
+from models.config import ConfigError, ModelConfig
+from streamer import auth
+from streamer.config import Config
+from streamer.errors import Refusal
+from streamer.protocols.events import Endpointing
+from streamer.protocols.native import Offer
+from streamer.session import SessionSettings
+
+PREFERRED_LATENCY_MS = 560
+
+
+def offer(config: Config, model: ModelConfig) -> Offer:
+    """What clients can ask of this model, and what they get when they ask for nothing."""
+    if not model.latencies_ms:
+        raise Refusal("model.path", model.name, "a streaming model: this one needs the whole recording")
+    latency_ms = config.model.latency_ms
+    if not latency_ms:
+        latency_ms = PREFERRED_LATENCY_MS if PREFERRED_LATENCY_MS in model.latencies_ms else model.latencies_ms[0]
+    if latency_ms not in model.latencies_ms:
+        named = ", ".join(map(str, sorted(model.latencies_ms)))
+        raise Refusal("model.latency_ms", latency_ms, f"one of the model's: {named}")
+    try:
+        model.prompt_index(config.model.language or None)
+    except ConfigError as error:
+        raise Refusal("model.language", config.model.language, error.expected) from None
+    endpoint = config.endpoint
+    return Offer(
+        latencies_ms=model.latencies_ms,
+        latency_ms=latency_ms,
+        languages=tuple(language for language, _ in model.prompts),
+        language=config.model.language or None,
+        endpointing=Endpointing(
+            enabled=endpoint.enabled, silence_ms=endpoint.silence_ms, start_ms=endpoint.start_ms, max_ms=endpoint.max_ms
+        ),
+    )
+
+
+def session_settings(config: Config) -> SessionSettings:
+    """The session's part of the options."""
+    own = config.session
+    return SessionSettings(
+        tail_ms=own.tail_ms,
+        stall_ms=own.stall_ms,
+        idle_s=own.idle_s,
+        max_session_s=own.max_session_s,
+        max_message_bytes=config.server.max_message_bytes,
+    )
+
+
+def door(config: Config) -> auth.Door:
+    """Who may come in."""
+    server = config.server
+    return auth.Door(key=server.key, origins=server.origins, loopback=auth.is_loopback(server.host))
+
+
+def info(offer: Offer, config: Config, model: ModelConfig) -> dict[str, Any]:
+    """What a page needs to know before it connects; nothing in it is secret."""
+    return {
+        "model": model.name,
+        "latencies_ms": sorted(offer.latencies_ms),
+        "latency_ms": offer.latency_ms,
+        "languages": list(offer.languages),
+        "language": offer.language,
+        "key_required": bool(config.server.key),
+        "rooms": {"watch_needs_key": bool(config.server.key) and not config.rooms.public},
+        "version": streamer.__version__,
+    }

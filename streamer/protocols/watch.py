@@ -1,0 +1,69 @@
+"""What a room's viewers are told, and how it is written. Knows no socket and no clock.
+
+Between `live` and `away` a viewer gets the speaker's own partials and finals, as the speaker gets them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from streamer.errors import Refusal
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+def room_name(text: str) -> str:
+    """The name under which a room is kept: two that differ in case alone are one room. Raises Refusal."""
+    if not _NAME.match(text):
+        raise Refusal("room", text, "1 to 64 of A-Z a-z 0-9 _ -")
+    return text.lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entered:
+    """The first message: the room as it is now."""
+
+    room: str
+    """The name as the viewer wrote it."""
+    live: bool
+    left_out: int = 0
+    """Finals that were said before and are not kept any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """A speaker's stream begins: the times that follow are on its audio clock."""
+
+    session_id: str
+    model: str
+    latency_ms: int
+    away_seconds: float | None
+    """Wall-clock seconds since the last stream in this room ended; None for the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Away:
+    """The speaker's stream has ended; another may follow."""
+
+    session_id: str
+
+
+def write(event: Entered | Live | Away) -> str:
+    """The text message of an event; the speaker's own events are written by `native`."""
+    match event:
+        case Entered(room=room, live=live, left_out=left_out):
+            message = {"type": "room", "room": room, "live": live} | ({"left_out": left_out} if left_out else {})
+        case Live():
+            away_seconds = None if event.away_seconds is None else round(event.away_seconds, 3)
+            message = {
+                "type": "live",
+                "session_id": event.session_id,
+                "model": event.model,
+                "latency_ms": event.latency_ms,
+                "away_seconds": away_seconds,
+            }
+        case Away(session_id=session_id):
+            message = {"type": "away", "session_id": session_id}
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
