@@ -1,0 +1,1 @@
+"""Words with times as subtitles and other files that keep them. Knows nothing of audio, models or commands."""
