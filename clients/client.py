@@ -74,11 +74,13 @@ class Options:
     """What a stream asks for when it opens; None leaves the choice to the server."""
 
     sample_rate: int | None = None  # hertz, 8000 to 48000; the server's default is 16000
-    encoding: str | None = None  # pcm_s16le (default), pcm_f32le, mulaw, alaw
-    channels: int | None = None  # interleaved, mixed to mono
+    encoding: str | None = None  # pcm_s16le (default), pcm_f32le, mulaw, alaw; auto, webm, ogg, flac, mp3, mp4, wav
+    channels: int | None = None  # interleaved
+    multichannel: bool | None = None  # each channel by itself: events say which; else they are mixed
     latency_ms: int | None = None  # one of the model's
     interim: bool | None = None  # partials: yes unless False
     language: str | None = None  # where the model has prompts
+    room: str | None = None  # what is said goes to the viewers of this room, too
     endpointing: bool | None = None
     endpoint_silence_ms: int | None = None
     endpoint_start_ms: int | None = None
@@ -91,6 +93,15 @@ class Options:
         return urlencode({names.get(k, k): str(v).lower() if isinstance(v, bool) else v for k, v in wanted.items()})
 
 
+@dataclasses.dataclass(slots=True, eq=False)
+class _Answer:
+    """A finalize that waits: the channels that owe a final, the first one's final, who waits for it."""
+
+    first: asyncio.Future[Final]
+    owing: set[int]
+    final: Final | None = None
+
+
 class Client:
     """One stream. Iterate over it for events; partials that nobody read yet are replaced by newer ones."""
 
@@ -101,17 +112,21 @@ class Client:
         key: str | None = None,
         *,
         open_timeout_s: float = OPEN_S,
+        heartbeat_s: float | None = None,
     ) -> None:
+        """`heartbeat_s`: ping so often, and take a line without an answer for dead after three times that. Only for
+        audio at the pace of speech: a pong waits behind audio that was sent ahead."""
         self.url = stream_url(url, options or Options())
         self.ready: Ready | None = None
-        self._key, self._open_timeout_s = key, open_timeout_s
+        self._key, self._open_timeout_s, self._heartbeat_s = key, open_timeout_s, heartbeat_s
         self._socket: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
         self._unread: deque[ServerEvent] = deque()
         self._news = asyncio.Condition()
         self._ended = False
         self._lost: Exception | None = None  # why the events end without `closed`
-        self._answers: deque[asyncio.Future[Final]] = deque()  # of finalizes, in the order they were sent
+        self._channels = (options.channels or 1) if options and options.multichannel else 1
+        self._answers: deque[_Answer] = deque()  # of finalizes, in the order they were sent
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -147,7 +162,8 @@ class Client:
                 additional_headers=headers,
                 compression=None,
                 max_size=MAX_MESSAGE_BYTES,
-                ping_interval=None,  # a pong waits behind audio that was sent ahead; the server pings
+                ping_interval=self._heartbeat_s,  # the server pings, too
+                ping_timeout=self._heartbeat_s and 3 * self._heartbeat_s,
                 proxy=None,
                 open_timeout=self._open_timeout_s,
             )
@@ -178,15 +194,18 @@ class Client:
         await self._write(pcm)
 
     async def finalize(self) -> Final:
-        """Ask for everything said so far to be final, and wait for it. The stream goes on."""
-        answer: asyncio.Future[Final] = asyncio.get_running_loop().create_future()
+        """Ask for everything said so far to be final, and wait for it. The stream goes on.
+
+        Of several channels that are heard apart, each is waited for and the first one's final returned.
+        """
+        answer = _Answer(asyncio.get_running_loop().create_future(), set(range(self._channels)))
         self._answers.append(answer)
         try:
             await self._write(json.dumps({"type": "finalize"}))
         except Exception:  # nobody will wait for it
-            answer.cancel()
+            answer.first.cancel()
             raise
-        return await answer
+        return await answer.first
 
     async def configure(self, **values: Any) -> None:
         """Change interim, endpointing or endpoint_*_ms from here on; a wrong value raises before it is sent."""
@@ -263,22 +282,36 @@ class Client:
 
     async def _take(self, event: ServerEvent) -> None:
         async with self._news:
-            if self._unread and _replaces(event, self._unread[-1]):
-                self._unread.pop()
-            self._unread.append(event)
+            if (place := _replaced(event, self._unread)) is not None:
+                self._unread[place] = event
+            else:
+                self._unread.append(event)
             self._news.notify_all()
         if isinstance(event, Closed):
             self._closed = event
-        if isinstance(event, Final) and event.reason == "finalize" and self._answers:
-            _answer(self._answers.popleft(), event)
+        if isinstance(event, Final) and event.reason == "finalize":
+            self._answer(event)
+
+    def _answer(self, final: Final) -> None:
+        """The oldest finalize that waits for this channel has it."""
+        answer = next((each for each in self._answers if final.channel in each.owing), None)
+        if answer is None:
+            return
+        answer.owing.discard(final.channel)
+        if answer.final is None or final.channel == 0:
+            answer.final = final
+        if not answer.owing:
+            self._answers.remove(answer)
+            if not answer.first.done():  # its task may have been cancelled
+                answer.first.set_result(answer.final)
 
     async def _end(self) -> None:
         async with self._news:
             self._ended = True
             self._news.notify_all()
         for waiting in self._answers:
-            if not waiting.done():
-                waiting.set_exception(
+            if not waiting.first.done():
+                waiting.first.set_exception(
                     self._lost or ConnectionLost("the stream was closed before the finalize was answered")
                 )
         self._answers.clear()
@@ -325,18 +358,16 @@ def _known(kind: type[Any], fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name in names}
 
 
-def _replaces(new: ServerEvent, old: ServerEvent) -> bool:
+def _replaced(new: ServerEvent, unread: deque[ServerEvent]) -> int | None:
     """A partial supersedes the unread one of the same segment, so that a slow reader never falls behind."""
-    return (
-        isinstance(new, Partial)
-        and isinstance(old, Partial)
-        and (new.channel, new.segment) == (old.channel, old.segment)
-    )
-
-
-def _answer(waiting: asyncio.Future[Final], final: Final) -> None:
-    if not waiting.done():  # its task may have been cancelled
-        waiting.set_result(final)
+    if isinstance(new, Partial):
+        for place in range(len(unread) - 1, -1, -1):
+            old = unread[place]
+            if not isinstance(old, Partial):
+                return None
+            if (old.channel, old.segment) == (new.channel, new.segment):
+                return place
+    return None
 
 
 def _refused(error: InvalidStatus) -> StreamError:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Feed:
-    """More audio of the stream."""
+    """More audio of one channel of the stream."""
 
+    channel: int = 0
     pcm: npt.NDArray[np.float32]
 
 
@@ -27,6 +28,7 @@ class Feed:
 class Fork:
     """A copy of the stream hears what is pending in the engine, then `pcm`, and finishes; the stream goes on."""
 
+    channel: int = 0
     mark: int
     pcm: npt.NDArray[np.float32]
 
@@ -35,7 +37,13 @@ class Fork:
 class Finish:
     """The stream itself hears what is pending, then `pcm`, and finishes. Nothing is fed after it."""
 
+    channel: int = 0
     pcm: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Compressed audio: what the decoder still holds is wanted, then `drained`. Nothing is taken from the client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +61,7 @@ class Hangup:
     reason: str
 
 
-Action = Feed | Fork | Finish | Say | Hangup
+Action = Feed | Fork | Finish | Drain | Say | Hangup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

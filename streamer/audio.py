@@ -1,4 +1,6 @@
-"""Wire PCM of any rate to 16 kHz mono float32; owns the resampler's state. Knows nothing of sessions, models or words.
+"""Wire PCM of any rate to 16 kHz float32, mixed or channel by channel; owns the resamplers' state.
+
+Knows nothing of sessions, models or words.
 
 Cutting the bytes anywhere changes nothing, bit for bit: odd bytes are carried over, mixing is elementwise, and soxr's
 float32 stream gives the same samples for any chunking.
@@ -21,37 +23,84 @@ if TYPE_CHECKING:
     Samples = npt.NDArray[np.float32]
 
 RATE = 16_000  # hertz, what models hear
+RATES = (8000, 192_000)  # hertz, of what a decoder gives
 WIDTHS = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}  # bytes a sample
 LOUDEST = 16.0  # floats beyond it are not audio in -1..1 but, say, 16-bit numbers sent as floats
-MAGIC = {  # (offset, bytes) that begin a file, never a stream of samples
-    "a RIFF/WAVE header": ((0, b"RIFF"), (8, b"WAVE")),
-    "a WebM/Matroska header": ((0, b"\x1a\x45\xdf\xa3"),),
-    "a FLAC header": ((0, b"fLaC"),),
-    "an Ogg header": ((0, b"OggS\x00"),),
-    "an MP4 header": ((4, b"ftyp"),),
-    "an MP3 file (ID3 tag)": ((0, b"ID3"), (4, b"\x00")),
+MAGIC = {  # container -> (offset, bytes) that begin it, never a stream of samples
+    "wav": ((0, b"RIFF"), (8, b"WAVE")),
+    "webm": ((0, b"\x1a\x45\xdf\xa3"),),
+    "flac": ((0, b"fLaC"),),
+    "ogg": ((0, b"OggS\x00"),),
+    "mp4": ((4, b"ftyp"),),
+    "mp3": ((0, b"ID3"), (4, b"\x00")),
+}
+HEADERS = {
+    "wav": "a RIFF/WAVE header",
+    "webm": "a WebM/Matroska header",
+    "flac": "a FLAC header",
+    "ogg": "an Ogg header",
+    "mp4": "an MP4 header",
+    "mp3": "an MP3 file",
 }
 MAGIC_BYTES = 12
 
 
 class BadAudio(Refusal):
-    """Bytes that are no audio; `before` has the samples that came out of those before them."""
+    """Bytes that are no audio; `before` has the samples [heard, n] that came out of those before them."""
 
-    def __init__(self, got: object, expected: str, before: Samples | None = None) -> None:
+    def __init__(self, got: object, expected: str, before: Samples) -> None:
         super().__init__("audio", got, expected, code="bad_audio")
-        self.before: Samples = np.zeros(0, np.float32) if before is None else before
+        self.before = before
+
+
+class Channels:
+    """Blocks of samples of all channels to what is heard at 16 kHz: their mean, or each channel by itself.
+
+    `feed`, `flush` and `preview_tail` give float32 [heard, samples].
+    """
+
+    def __init__(self, sample_rate: int, channels: int, apart: bool = False) -> None:
+        self.sample_rate, self.channels = sample_rate, channels
+        self._apart = apart
+        heard = channels if apart else 1
+        self._resamplers = [_Resampler(sample_rate) for _ in range(heard)] if sample_rate != RATE else []
+        self._nothing = np.zeros((heard, 0), np.float32)
+
+    def feed(self, blocks: Samples) -> Samples:
+        """`blocks`: [n, channels], in -1..1."""
+        rows = np.ascontiguousarray(blocks.T) if self._apart else self._mean(blocks)[None]
+        if not self._resamplers:
+            return rows
+        return np.stack([own.feed(row) for own, row in zip(self._resamplers, rows, strict=True)])
+
+    def flush(self) -> Samples:
+        """The samples still inside; nothing may be fed after it."""
+        return np.stack([own.flush() for own in self._resamplers]) if self._resamplers else self._nothing
+
+    def preview_tail(self) -> Samples:
+        """The samples that `flush` would give now, without ending anything (equal to it within 1e-6)."""
+        return np.stack([own.preview_tail() for own in self._resamplers]) if self._resamplers else self._nothing
+
+    def _mean(self, blocks: Samples) -> Samples:
+        if self.channels == 1:
+            return blocks[:, 0]
+        mixed: Samples = blocks[:, 0].copy()
+        for channel in range(1, self.channels):  # elementwise, so that a block's sum never depends on its company
+            mixed += blocks[:, channel]
+        return mixed * np.float32(1 / self.channels)
 
 
 class WireAudio:
-    """One stream's audio: `feed` bytes, get samples; `flush` once at the end. After a BadAudio only `flush` is left."""
+    """One stream's audio: `feed` bytes, get samples [heard, n]; `flush` once at the end. After a BadAudio only `flush`
+    is left."""
 
-    def __init__(self, sample_rate: int, encoding: str, channels: int) -> None:
+    def __init__(self, sample_rate: int, encoding: str, channels: int, apart: bool = False) -> None:
         assert encoding in WIDTHS, f"encoding: got {encoding!r}, expected one of {', '.join(WIDTHS)}"
         self._encoding, self._channels = encoding, channels
         self._block_bytes = WIDTHS[encoding] * channels
         self._held = b""  # bytes that do not make a whole sample of every channel yet, or are still being told apart
         self._told = False  # the first bytes are known to be samples
-        self._resampler = _Resampler(sample_rate) if sample_rate != RATE else None
+        self._heard = Channels(sample_rate, channels, apart)
 
     def feed(self, data: bytes) -> Samples:
         """The 16 kHz samples that these bytes complete; raises BadAudio for bytes that are not audio."""
@@ -59,7 +108,7 @@ class WireAudio:
         if not self._told:
             if len(data) < bytes_to_tell(data):
                 self._held = data
-                return np.zeros(0, np.float32)
+                return self._resampled(np.zeros(0, np.float32))
             self._tell(data)
         whole = len(data) // self._block_bytes * self._block_bytes
         self._held = data[whole:]
@@ -72,37 +121,60 @@ class WireAudio:
         raise BadAudio(float(samples[wrong]), expected, before)
 
     def _resampled(self, samples: Samples) -> Samples:
-        mono = self._mono(samples)
-        return mono if self._resampler is None else self._resampler.feed(mono)
+        return self._heard.feed(samples.reshape(-1, self._channels))
 
     def flush(self) -> Samples:
         """The samples still inside; half a sample at the very end is no sample. Nothing may be fed after it."""
-        rest = np.zeros(0, np.float32)
-        if not self._told:
-            self._tell(self._held)
-            rest = self.feed(b"")
-        return rest if self._resampler is None else np.concatenate([rest, self._resampler.flush()])
+        if self._told:
+            return self._heard.flush()
+        self._tell(self._held)
+        return np.concatenate([self.feed(b""), self._heard.flush()], axis=1)
 
     def preview_tail(self) -> Samples:
         """The samples that `flush` would give now, without ending anything (equal to it within 1e-6)."""
-        return np.zeros(0, np.float32) if self._resampler is None else self._resampler.preview_tail()
+        return self._heard.preview_tail()
 
     def _tell(self, head: bytes) -> None:
         found = container(head)
         self._told = True
         if found is not None:
             self._held = b""
-            raise BadAudio(found, f"bare {self._encoding} samples without a file header")
+            expected = f"bare {self._encoding} samples without a file header, or encoding=auto"
+            raise BadAudio(HEADERS[found], expected, self._resampled(np.zeros(0, np.float32)))
 
-    def _mono(self, samples: Samples) -> Samples:
-        """Whole blocks of interleaved samples to their mean over channels, in -1..1."""
-        if self._channels == 1:
-            return samples
-        blocks = samples.reshape(-1, self._channels)
-        mixed: Samples = blocks[:, 0].copy()
-        for channel in range(1, self._channels):  # elementwise, so that a block's sum never depends on its company
-            mixed += blocks[:, channel]
-        return mixed * np.float32(1 / self._channels)
+
+class DecodedAudio:
+    """One stream's audio as a decoder gives it: the same verbs, fed with samples. Rate and channels may change with
+    any piece (a radio station's next song), when channels are mixed."""
+
+    def __init__(self, channels: int, apart: bool = False) -> None:
+        self._channels, self._apart = channels, apart
+        self._heard: Channels | None = None
+        self._nothing = np.zeros((channels if apart else 1, 0), np.float32)
+
+    def feed(self, blocks: Samples, sample_rate: int) -> Samples:
+        """`blocks`: [n, channels] at `sample_rate`; raises BadAudio for what is not audio."""
+        channels = blocks.shape[1]
+        if self._apart and channels != self._channels:
+            raise BadAudio(f"{channels} channels", f"{self._channels}, as channels= says", self._nothing)
+        if not RATES[0] <= sample_rate <= RATES[1]:
+            raise BadAudio(f"{sample_rate} Hz", f"{RATES[0]} to {RATES[1]} Hz", self._nothing)
+        if self._heard is not None and (self._heard.sample_rate, self._heard.channels) == (sample_rate, channels):
+            before = self._nothing
+        else:
+            before, self._heard = self.flush(), Channels(sample_rate, channels, self._apart)
+        if (wrong := first_wrong(blocks.reshape(-1))) is not None:
+            before = np.concatenate([before, self._heard.feed(blocks[: wrong // channels])], axis=1)
+            raise BadAudio(float(blocks.reshape(-1)[wrong]), "decoded samples, finite and within -1..1", before)
+        return np.concatenate([before, self._heard.feed(blocks)], axis=1)
+
+    def flush(self) -> Samples:
+        """The samples still inside."""
+        return self._nothing if self._heard is None else self._heard.flush()
+
+    def preview_tail(self) -> Samples:
+        """The samples that `flush` would give now, without ending anything (equal to it within 1e-6)."""
+        return self._nothing if self._heard is None else self._heard.preview_tail()
 
 
 def decode(data: bytes, encoding: str) -> Samples:
@@ -131,13 +203,13 @@ def bytes_to_tell(head: bytes) -> int:
 
 
 def container(head: bytes) -> str | None:
-    """The kind of file that begins with these bytes, None if they may be samples."""
+    """The container that begins with these bytes, None if they may be samples."""
     for name, marks in MAGIC.items():
         if all(head[at : at + len(mark)] == mark for at, mark in marks):
             return name
     frame = mp3_frame_bytes(head)
     if frame is not None and mp3_frame_bytes(head[frame : frame + 4]) is not None:
-        return "an MP3 file"
+        return "mp3"
     return None
 
 

@@ -8,20 +8,27 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp import WSMessage, WSMsgType, web
 
 from models.config import FRAME_S, SAMPLE_RATE
-from streamer.actions import Action, Feed, Finish, Fork, Hangup, Say
+from streamer.actions import Action, Drain, Feed, Finish, Fork, Hangup, Say
 from streamer.config import Server
 from streamer.engine.loop import Engine, Failed, Result
 from streamer.gate import Gate
+from streamer.intake import Intake
 from streamer.metrics import Metrics
 from streamer.outbox import Letter, Outbox, Ping
-from streamer.protocols.events import Close, Error, Final, Finalize, Partial
+from streamer.protocols.events import BARE, Audio, ClientEvent, Close, Error, Final, Finalize, Partial, ServerEvent
 from streamer.protocols.native import Native
 from streamer.pulse import Beat, Pulse
+from streamer.rooms import Speech
 from streamer.session import Session
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +36,11 @@ CLOSE_S = 5.0  # a client has this long to answer our close frame
 LAST_WORDS_S = 1.0  # a socket that is given up has this long to take its close frame
 BREATH = 50  # messages of one client in a row; then the others have their turn
 FAULT = "session: got a fault of the server, expected none"
+
+
+def stream_key(session_id: str, channel: int) -> str:
+    """What the engine calls a channel of a session."""
+    return f"{session_id}/{channel}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +68,16 @@ class Connection:
 
     def __init__(self, socket: web.WebSocketResponse, request: web.Request, session: Session, house: House) -> None:
         self.id = ""
+        self.speech: Speech | None = None  # our place in a room: what we are told its viewers are told, too
+        self._streams: list[str] = []  # the engine's, one a voice
         self._socket, self._request, self._session, self._house = socket, request, session, house
         self._native = Native()
         self._outbox = Outbox(house.limits.max_outgoing)
         self._asked: deque[float] = deque()  # when finalizes and the close came that have no final yet
         self._gate = Gate(house.limits.max_waiting_s, session.chunk * FRAME_S)
         self._pulse = Pulse(house.limits.heartbeat_s, house.clock())
+        self._intake = None if session.encoding in BARE else Intake(session.encoding, self._decoded)
+        self._draining: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._given_up = False  # reads too slowly, or is not there: its socket is not worth waiting for
         self._broken = False  # a bug was met
@@ -70,14 +86,23 @@ class Connection:
     async def run(self, session_id: str) -> None:
         """Until the client has gone or has got everything. The engine's stream is open already, and ends with us."""
         self.id = session_id
+        self._streams = [stream_key(session_id, channel) for channel in range(self._session.voices)]
         self._guard(lambda: self._session.start(session_id))
         try:
             with contextlib.suppress(ConnectionError):
                 if await self._send(await self._outbox.get()):  # what was said before `ready` is read after it
                     await self._talk()
         finally:
-            self._house.engine.drop(self.id)
+            self._drop()
+            if self._draining is not None:
+                self._draining.cancel()
+            if self._intake is not None:
+                self._intake.close()
             self._let_go()
+
+    def _drop(self) -> None:
+        for stream in self._streams:
+            self._house.engine.drop(stream)
 
     async def _talk(self) -> None:
         self._reader = asyncio.create_task(self._read())
@@ -109,7 +134,8 @@ class Connection:
             self._guard(lambda: self._session.failed(failed.code, failed.message, now))
         else:
             heard = result.heard
-            self._guard(lambda: self._session.heard(heard, now), result.arrived)
+            channel = int(result.stream_id.rpartition("/")[2])
+            self._guard(lambda: self._session.heard(heard, now, channel), result.arrived)
         self._watch(now)
 
     def tick(self, now: float) -> None:
@@ -125,6 +151,10 @@ class Connection:
             case Beat.GONE if self._request.transport is not None:
                 log.info("closed: no answer to a ping", extra={"session": self.id})
                 self._request.transport.abort()
+
+    def doubt(self) -> None:
+        """Somebody wants our room: a client that is not there any more should not keep it for long."""
+        self._pulse.doubt(self._house.clock())
 
     def shutdown(self) -> None:
         """Finish as if the client had closed."""
@@ -157,19 +187,57 @@ class Connection:
         self._pulse.felt(now)
         match message.type:
             case WSMsgType.BINARY | WSMsgType.TEXT:
-                data = message.data if message.type is WSMsgType.TEXT else bytes(message.data)
-                self._guard(lambda: self._receive(data, now))
+                event = self._native.receive(message.data if message.type is WSMsgType.TEXT else bytes(message.data))
+                if isinstance(event, (Finalize, Close)):
+                    self._asked.append(now)
+                if self._intake is not None:
+                    await self._compressed(self._intake, event, now)
+                else:
+                    self._guard(lambda: self._session.receive(event, now))
                 self._watch(now)
             case WSMsgType.PING:
                 await self._socket.pong(message.data)
             case WSMsgType.ERROR:  # not WebSocket any more: the library has closed it with a code already
                 log.info("closed %s by the library", self._socket.close_code, extra={"session": self.id})
 
-    def _receive(self, data: bytes | str, now: float) -> Sequence[Action]:
-        event = self._native.receive(data)
-        if isinstance(event, (Finalize, Close)):
-            self._asked.append(now)
-        return self._session.receive(event, now)
+    # Compressed audio: what the session hears comes later, from a decoder.
+
+    async def _compressed(self, intake: Intake, event: ClientEvent, now: float) -> None:
+        from streamer.codecs import Damaged
+
+        session = self._session
+        try:
+            if isinstance(event, Audio):
+                self._guard(lambda: session.arrived(len(event.pcm), now))
+                bare = b"" if session.ending else await intake.feed(event.pcm)
+                if bare:
+                    self._guard(lambda: session.receive(Audio(pcm=bare), now))
+                return
+            if isinstance(event, Finalize):  # it cuts where it was sent
+                await intake.settle()
+        except Damaged as damaged:
+            sentence = str(damaged)
+            self._guard(lambda: session.damaged(sentence, now))
+        self._guard(lambda: session.receive(event, now))
+
+    async def _decoded(self, blocks: npt.NDArray[np.float32], sample_rate: int) -> None:
+        """A few bytes can hold hours: while too much waits to be heard nothing more is decoded."""
+        now = self._house.clock()
+        self._guard(lambda: self._session.decoded(blocks, sample_rate, now))
+        self._watch(now)
+        await self._gate.passed()
+
+    async def _drain(self, intake: Intake) -> None:
+        from streamer.codecs import Damaged
+
+        try:
+            held = await intake.finish()
+            self._guard(lambda: self._session.drained(self._house.clock(), held))
+        except Damaged as damaged:
+            sentence = str(damaged)
+            self._guard(lambda: self._session.damaged(sentence, self._house.clock()))
+        except Exception:
+            self._break()
 
     async def _write(self) -> None:
         while True:
@@ -185,7 +253,7 @@ class Connection:
             async with asyncio.timeout(self._house.limits.send_timeout_s):
                 if isinstance(letter.event, Ping):
                     await self._socket.ping()
-                elif not isinstance(letter.event, Hangup):
+                elif isinstance(letter.event, ServerEvent):
                     await self._socket.send_str(self._native.send(letter.event))
         except TimeoutError:
             log.warning("closed: reads too slowly", extra={"session": self.id})
@@ -222,7 +290,7 @@ class Connection:
         return self._reader is not None and not self._reader.done()
 
     def _watch(self, now: float) -> None:
-        self._gate.watch(self._house.engine.waiting_seconds(self.id), now)
+        self._gate.watch(max(map(self._house.engine.waiting_seconds, self._streams)), now)
 
     # What the session wants.
 
@@ -241,7 +309,7 @@ class Connection:
         if self._broken:
             return
         self._broken = True
-        self._house.engine.drop(self.id)
+        self._drop()
         try:
             self._do(self._session.failed("internal", FAULT, self._house.clock()), None)
         except Exception:
@@ -253,28 +321,34 @@ class Connection:
         engine = self._house.engine
         for action in actions:
             match action:
-                case Feed(pcm=pcm):
+                case Feed(channel=channel, pcm=pcm):
                     self._house.metrics.audio.inc(len(pcm) / SAMPLE_RATE)
-                    engine.feed(self.id, pcm)
-                case Fork(mark=mark, pcm=pcm):
-                    engine.fork(self.id, mark, pcm)
-                case Finish(pcm=pcm):
-                    engine.finish(self.id, pcm)
+                    engine.feed(self._streams[channel], pcm)
+                case Fork(channel=channel, mark=mark, pcm=pcm):
+                    engine.fork(self._streams[channel], mark, pcm)
+                case Finish(channel=channel, pcm=pcm):
+                    engine.finish(self._streams[channel], pcm)
+                case Drain():
+                    assert self._intake is not None, "drain: got it of bare samples"
+                    self._draining = asyncio.create_task(self._drain(self._intake))
                 case Say(event=event):
                     self._say(Letter(event, arrived if isinstance(event, Partial) else None))
                 case Hangup():
-                    engine.drop(self.id)
+                    self._drop()
                     self._outbox.put(Letter(action))
 
     def _say(self, letter: Letter) -> None:
-        if isinstance(letter.event, Final) and letter.event.reason in ("finalize", "close") and self._asked:
-            letter = Letter(letter.event, self._asked.popleft())
+        event = letter.event
+        if isinstance(event, Final) and event.reason in ("finalize", "close") and not event.channel and self._asked:
+            letter = Letter(event, self._asked.popleft())
         if isinstance(letter.event, Error):
             self._house.metrics.errors.labels(letter.event.code).inc()
+        if self.speech is not None and isinstance(letter.event, ServerEvent):
+            self.speech.say(letter.event, self._house.clock())
         if not self._outbox.put(letter) and not self._given_up:
             log.warning("closed: %d messages unread", len(self._outbox), extra={"session": self.id})
             self._given_up = True
-            self._house.engine.drop(self.id)
+            self._drop()
             self._outbox.put(Letter(Hangup(code=1008, reason="reads too slowly")))
 
     def _count(self, letter: Letter) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from streamer.actions import Hangup
 from streamer.protocols.events import Partial, ServerEvent
+from streamer.protocols.watch import WatchEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,15 @@ class Ping:
 class Letter:
     """One event and what its latency counts from, on the server's clock."""
 
-    event: ServerEvent | Hangup | Ping
+    event: ServerEvent | WatchEvent | Hangup | Ping
     since: float | None = None
+    text: str | None = None
+    """The message, where it is written already because it goes to many."""
 
 
 class Outbox:
-    """At most `high` letters. A partial takes the place of an unsent one at the end; nothing else is ever dropped."""
+    """At most `high` letters. A partial takes the place of its channel's unsent one at the end; nothing else is ever
+    dropped."""
 
     def __init__(self, high: int) -> None:
         self._high = high
@@ -36,14 +40,24 @@ class Outbox:
 
     def put(self, letter: Letter) -> bool:
         """False when it is full: the reader is too slow and the letter was not taken. A Hangup always fits."""
-        if isinstance(letter.event, Partial) and self._letters and isinstance(self._letters[-1].event, Partial):
-            self._letters[-1] = letter
+        if isinstance(letter.event, Partial) and (place := self._unsent(letter.event.channel)) is not None:
+            self._letters[place] = letter
             return True
         if len(self._letters) >= self._high and not isinstance(letter.event, Hangup):
             return False
         self._letters.append(letter)
         self._filled.set()
         return True
+
+    def _unsent(self, channel: int) -> int | None:
+        """Where a partial of this channel waits with nothing but partials behind it."""
+        for place in range(len(self._letters) - 1, -1, -1):
+            event = self._letters[place].event
+            if not isinstance(event, Partial):
+                return None
+            if event.channel == channel:
+                return place
+        return None
 
     async def get(self) -> Letter:
         """The oldest letter; waits for one."""

@@ -7,12 +7,11 @@ import contextlib
 import dataclasses
 import logging
 import os
-import signal
 import socket
 import ssl
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from aiohttp import web
 
@@ -21,7 +20,7 @@ from streamer import auth, logs, sockets
 from streamer.backends import load_backend
 from streamer.backends.base import Backend
 from streamer.config import Config, Model
-from streamer.connection import CLOSE_S, Connection, House, hang_up
+from streamer.connection import CLOSE_S, Connection, House, hang_up, stream_key
 from streamer.engine.loop import Engine, EngineSettings, Full, Result, Step
 from streamer.errors import Refusal
 from streamer.guard import Guard
@@ -30,7 +29,10 @@ from streamer.offer import door, info, offer, session_settings
 from streamer.pages import Pages
 from streamer.protocols.events import Error
 from streamer.protocols.native import Native, parse_query
+from streamer.rooms import Rooms, Speech
 from streamer.session import Session
+from streamer.signals import Signals
+from streamer.watching import LONGEST_BYTES, Watching
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,6 @@ EXIT_STOPPED, EXIT_DEAD = 0, 1
 TICK_S = 0.1  # how often sessions learn that time passed
 DRAIN_S = 0.2  # after SIGTERM: audio that is in our sockets already is still heard
 LAST_SHARE = 0.8  # of shutdown_s: streams that are not done by then end with what was heard
-ECHO_S = 0.5  # process managers signal a process and its group: that is one signal, not two
 HARD_LIMIT = 4  # messages up to so many times the limit are refused in words, longer ones with 1009 by the library
 
 
@@ -53,18 +54,21 @@ class Daemon:
             capacity_file=config.engine.capacity_file,
         )
         self.connections: dict[str, Connection] = {}
-        self.metrics = Metrics(lambda: len(self.connections))
+        self.rooms = Rooms(config.rooms, config.server.max_outgoing)
+        self.metrics = Metrics(lambda: len(self.connections), lambda: self.rooms.opened, lambda: self.rooms.viewers)
         self.engine = Engine(backend, settings, self._from_engine, self._count, clock)
         self.offer = offer(config, backend.config)
         self.port = 0
         self._house = House(self.engine, self.metrics, config.server, clock)
         self._settings = session_settings(config)
         self._door = door(config)
+        self._open_door = dataclasses.replace(self._door, key="")
         self._guard = Guard(config.server.handshake_s)
         self._pages = Pages()
         self._stop = asyncio.Event()
         self._listeners: list[asyncio.Server] = []
-        self._handlers: set[asyncio.Task[None]] = set()
+        self._speaking: set[asyncio.Task[None]] = set()
+        self._watching: dict[asyncio.Task[None], Watching | None] = {}
         self._stopping = False
 
     async def start(self, bound: Sequence[socket.socket] = ()) -> None:
@@ -91,6 +95,7 @@ class Daemon:
         app = web.Application(middlewares=[self._guard.middleware])
         app.router.add_routes(self._pages.routes())
         app.router.add_get("/v1/stream", self._stream)
+        app.router.add_get("/v1/watch/{room}", self._watch)
         app.router.add_get("/v1/info", self._info)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -109,7 +114,7 @@ class Daemon:
 
     async def run(self) -> int:
         """Until SIGTERM, SIGINT or the engine's death; the exit code."""
-        with _signals(self._loop, self.stop):
+        with Signals(self._loop, self.stop):
             while not self._stop.is_set():
                 self._tick()
                 with contextlib.suppress(TimeoutError):
@@ -123,7 +128,7 @@ class Daemon:
     # Ends.
 
     async def _end(self) -> int:
-        """Stop accepting; a final for every stream; then the sockets, the engine, the backend."""
+        """Stop accepting; a final for every stream, viewers hear it too; then the engine and the backend."""
         self._stopping = True
         for listener in self._listeners:
             listener.close()
@@ -133,13 +138,16 @@ class Daemon:
             await asyncio.sleep(DRAIN_S)
             for connection in list(self.connections.values()):
                 connection.shutdown()
-            await self._gone((until - self.clock()) * LAST_SHARE)
+            await self._gone(self._speaking, (until - self.clock()) * LAST_SHARE)
             for connection in list(self.connections.values()):
                 connection.fail("shutdown: got no end in time, expected it before the deadline")
-        await self._gone(until - self.clock())
-        if self._handlers:
-            log.warning("%d connections did not take their last words in time", len(self._handlers))
-        for handler in self._handlers:
+        for watching in filter(None, self._watching.values()):
+            watching.shutdown()
+        await self._gone(self._speaking, until - self.clock())
+        await self._gone(self._watching, until - self.clock())
+        if handlers := [*self._speaking, *self._watching]:
+            log.warning("%d connections did not take their last words in time", len(handlers))
+        for handler in handlers:
             handler.cancel()
         await self._runner.cleanup()
         ended = await asyncio.to_thread(self.engine.stop)
@@ -148,12 +156,12 @@ class Daemon:
         log.info("stopped")
         return EXIT_STOPPED if self.engine.failure is None else EXIT_DEAD
 
-    async def _gone(self, timeout_s: float) -> None:
-        """Until all connections have ended, or the time is over."""
+    async def _gone(self, handlers: Collection[asyncio.Task[None]], timeout_s: float) -> None:
+        """Until all of these connections have ended, or the time is over."""
         until = self.clock() + timeout_s
-        while self._handlers and (left := until - self.clock()) > 0:
+        while handlers and (left := until - self.clock()) > 0:
             self._tick()
-            await asyncio.wait(self._handlers, timeout=min(left, TICK_S), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(handlers, timeout=min(left, TICK_S), return_when=asyncio.FIRST_COMPLETED)
 
     # The engine.
 
@@ -164,7 +172,7 @@ class Daemon:
 
     def _deliver(self, results: list[Result]) -> None:
         for result in results:
-            if (connection := self.connections.get(result.stream_id)) is not None:
+            if (connection := self.connections.get(result.stream_id.partition("/")[0])) is not None:
                 connection.hear(result)
         if self.engine.failure is not None:
             log.critical("the engine is dead: %s", self.engine.failure)
@@ -184,6 +192,9 @@ class Daemon:
         now = self.clock()
         for connection in list(self.connections.values()):
             connection.tick(now)
+        self.rooms.tick(now)
+        for watching in list(filter(None, self._watching.values())):
+            watching.tick(now)
         longest = self.config.engine.step_timeout_s
         if self.engine.failure is None and self.engine.stuck_seconds() > longest:
             self.engine.die(f"a step took longer than {longest:g} s, expected an end")
@@ -202,7 +213,7 @@ class Daemon:
 
     async def _info(self, request: web.Request) -> web.Response:
         """What a page asks before it connects; pages of other origins only where they may connect, too."""
-        if (closed := auth.refusal(request.headers, dataclasses.replace(self._door, key=""))) is not None:
+        if (closed := auth.refusal(request.headers, self._open_door)) is not None:
             return web.Response(status=closed.status, text=f"{closed.refusal}\n")
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Vary": "Origin"}
         if (origin := request.headers.get("Origin")) is not None:
@@ -214,96 +225,130 @@ class Daemon:
             return "the server stops"
         return self.engine.room(self.backend.config.chunk_of(self.offer.latency_ms))
 
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
-        """The WebSocket: who may not come in learns it by HTTP, everything later by a message and a close code."""
-        if (closed := auth.refusal(request.headers, self._door)) is not None:
+    # WebSockets.
+
+    async def _upgrade(self, request: web.Request, door: auth.Door, longest: int) -> web.StreamResponse:
+        """Who may not come in learns it by HTTP, everything later by a message and a close code."""
+        if (closed := auth.refusal(request.headers, door)) is not None:
             self.metrics.refusals.labels(closed.refusal.code).inc()
             return web.Response(status=closed.status, text=f"{closed.refusal}\n")
-        limits = self.config.server
         ws = web.WebSocketResponse(
             protocols=(auth.SUBPROTOCOL,), timeout=CLOSE_S, compress=False, autoping=False, writer_limit=0,
-            max_msg_size=limits.max_message_bytes * HARD_LIMIT,
+            max_msg_size=longest,
         )  # fmt: skip
         if not ws.can_prepare(request):
             return web.Response(status=426, text="request: expected a WebSocket\n", headers={"Upgrade": "websocket"})
         await ws.prepare(request)
         sockets.tune(request.transport)
-        task = asyncio.current_task()
-        assert task is not None
-        self._handlers.add(task)
+        return ws
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        """A room's viewer."""
+        own_door = self._open_door if self.config.rooms.public else self._door
+        ws = await self._upgrade(request, own_door, LONGEST_BYTES)
+        if isinstance(ws, web.WebSocketResponse):
+            task = _this_task()
+            self._watching[task] = None
+            try:
+                await self._show(ws, request, task)
+            finally:
+                del self._watching[task]
+        return ws
+
+    async def _show(self, ws: web.WebSocketResponse, request: web.Request, task: asyncio.Task[None]) -> None:
         try:
-            await self._serve(ws, request)
+            if request.query:
+                raise Refusal("parameter", next(iter(request.query)), "none")
+            if self._stopping:
+                raise Refusal("server", "a viewer", "none any more: it stops", code="at_capacity")
+            viewer = self.rooms.watch(request.match_info["room"])
+        except Refusal as refusal:
+            return await self._refuse(ws, refusal)
+        watching = self._watching[task] = Watching(ws, request, viewer, self.config.server, self.clock)
+        try:
+            await watching.run()
         finally:
-            self._handlers.discard(task)
+            self.rooms.leave(viewer)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        """A speaker."""
+        ws = await self._upgrade(request, self._door, self.config.server.max_message_bytes * HARD_LIMIT)
+        if isinstance(ws, web.WebSocketResponse):
+            task = _this_task()
+            self._speaking.add(task)
+            try:
+                await self._serve(ws, request)
+            finally:
+                self._speaking.discard(task)
         return ws
 
     async def _serve(self, ws: web.WebSocketResponse, request: web.Request) -> None:
         session_id = uuid.uuid4().hex[:16]
         try:
-            session = self._admit(request, session_id)
-        except (Refusal, ConfigError) as refusal:
-            code = getattr(refusal, "code", "bad_request")
-            return await self._refuse(ws, Error(code=code, message=str(refusal)), 1008)
-        except Full as full:
-            return await self._refuse(ws, Error(code="at_capacity", message=f"server: {full}"), 1013)
-        except Exception:
+            session, speech = self._admit(request, session_id)
+        except (Refusal, ConfigError, Full) as why:
+            return await self._refuse(ws, why)
+        except Exception as fault:
             log.exception("a stream could not be opened", extra={"session": session_id})
-            fault = "server: got a fault of its own, expected none"
-            return await self._refuse(ws, Error(code="internal", message=fault), 1011)
+            return await self._refuse(ws, fault)
         log.info("opened", extra={"session": session_id})
         self.metrics.opened.inc()
-        connection = self.connections[session_id] = Connection(ws, request, session, self._house)
         try:
+            connection = self.connections[session_id] = Connection(ws, request, session, self._house)
+            connection.speech = speech
             await connection.run(session_id)
         except Exception:
             log.exception("a connection failed", extra={"session": session_id})
             await hang_up(ws, 1011, "internal", CLOSE_S)
         finally:
-            del self.connections[session_id]
+            self.connections.pop(session_id, None)
+            if speech is not None:
+                speech.end(session.audio_seconds, self.clock())
             log.info("ended after %.1f s of audio", session.audio_seconds, extra={"session": session_id})
 
-    def _admit(self, request: web.Request, session_id: str) -> Session:
-        """A session with its place in the engine, or the exception that says why not."""
+    def _admit(self, request: web.Request, session_id: str) -> tuple[Session, Speech | None]:
+        """A session with its place in the engine and in its room, or the exception that says why not."""
         opening = parse_query(list(request.query.items()), self.offer)
         session = Session(opening, self.backend.config, self.backend.tokenizer, self._settings, self.clock())
         if self._stopping:
             raise Full("it stops, expected a running one")
-        self.engine.open(session_id, session.chunk, session.prompt)
-        return session
+        speech = None if opening.room is None else self._take(opening.room, session_id)
+        with contextlib.ExitStack() as unless_all_have_room:
+            if speech is not None:
+                unless_all_have_room.callback(speech.end, 0.0, self.clock())
+            for channel in range(session.voices):
+                stream = stream_key(session_id, channel)
+                self.engine.open(stream, session.chunk, session.prompt)
+                unless_all_have_room.callback(self.engine.drop, stream)
+            unless_all_have_room.pop_all()
+        return session, speech
 
-    async def _refuse(self, ws: web.WebSocketResponse, error: Error, code: int) -> None:
+    def _take(self, room: str, session_id: str) -> Speech:
+        """The room, if nobody has it; whoever has it is asked at once whether he is still there."""
+        if (holder := self.connections.get(self.rooms.speaker(room) or "")) is not None:
+            holder.doubt()
+        return self.rooms.speak(room, session_id)
+
+    async def _refuse(self, ws: web.WebSocketResponse, why: Exception) -> None:
+        match why:
+            case Refusal(code=code):
+                error = Error(code=code, message=str(why))
+            case ConfigError():
+                error = Error(code="bad_request", message=str(why))
+            case Full():
+                error = Error(code="at_capacity", message=f"server: {why}")
+            case _:
+                error = Error(code="internal", message="server: got a fault of its own, expected none")
         self.metrics.refusals.labels(error.code).inc()
         with contextlib.suppress(ConnectionError):
             await ws.send_str(Native().send(error))
-        await hang_up(ws, code, error.code, CLOSE_S)
+        await hang_up(ws, {"at_capacity": 1013, "internal": 1011}.get(error.code, 1008), error.code, CLOSE_S)
 
 
-class _signals(contextlib.AbstractContextManager[None]):
-    """SIGTERM and SIGINT stop the daemon; a second one ends the process at once."""
-
-    KINDS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-        self._loop, self._stop = loop, stop
-        self._first: float | None = None
-
-    def __enter__(self) -> None:
-        for kind in self.KINDS:
-            with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):  # not the main thread
-                self._loop.add_signal_handler(kind, self._signalled, kind)
-
-    def __exit__(self, *_: object) -> None:
-        for kind in self.KINDS:
-            with contextlib.suppress(ValueError, NotImplementedError, RuntimeError):
-                self._loop.remove_signal_handler(kind)
-
-    def _signalled(self, kind: signal.Signals) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = now
-            self._stop()
-        elif now - self._first > ECHO_S:
-            os._exit(128 + kind)
+def _this_task() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def serve(config: Config) -> int:

@@ -8,15 +8,13 @@ every finalize that still waits, one final for the open segment, with words or w
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.actions import Action, Feed, Finish, Fork, Hangup, Heard, Say
-from streamer.audio import RATE, BadAudio, WireAudio
+from streamer.actions import Action, Drain, Feed, Finish, Fork, Hangup, Heard, Say
+from streamer.audio import RATE, WIDTHS, BadAudio, DecodedAudio, WireAudio
 from streamer.errors import Refusal
 from streamer.protocols.events import (
     Audio,
@@ -33,19 +31,20 @@ from streamer.protocols.events import (
 from streamer.transcript.endpoint import Rules
 from streamer.transcript.transcript import Transcript
 from streamer.transcript.words import Speller
-from streamer.wording import Wording, final
+from streamer.voice import Voice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from models.config import ModelConfig
     from models.tokenizer import Tokenizer
     from streamer.protocols.events import ClientEvent, Opening
-    from streamer.transcript.utterance import Segment
 
-__all__ = ["Action", "Feed", "Finish", "Fork", "Hangup", "Heard", "Say", "Session", "SessionSettings"]
+__all__ = ["Action", "Drain", "Feed", "Finish", "Fork", "Hangup", "Heard", "Say", "Session", "SessionSettings"]
 
-MAX_FORKS = 16  # of one stream; the engine makes one at a time
+RAW = "pcm_s16le"  # what encoding=auto takes bytes for that begin like no file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,16 +67,6 @@ class SessionSettings:
     """Refused messages on one stream before it is ended."""
     max_message_bytes: int = 1 << 20
     """Longest audio message."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A fork under way: why, for how many finalizes, and where the audio ended for it."""
-
-    mark: int
-    reason: str
-    answers: int
-    samples: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,27 +93,43 @@ class Session:
         self.prompt = model.prompt_index(opening.language)
         self._opening, self._settings, self._model_name = opening, settings, model.name
         self._endpointing, self._interim = opening.endpointing, opening.interim
-        self._audio = WireAudio(opening.sample_rate, opening.encoding, opening.channels)
+        self._audio: WireAudio | DecodedAudio = (
+            self._bare(opening.encoding)
+            if opening.encoding in WIDTHS
+            else DecodedAudio(opening.channels, opening.multichannel)
+        )
+        self._flushed = False  # it has given out all it had
+        silence = np.zeros(settings.tail_ms * RATE // 1000, np.float32)
         speller = Speller(tokenizer, (model.eou_id, model.eob_id))
         eou = () if model.eou_id is None else (model.eou_id,)
-        self._transcript = Transcript(
-            speller, _rules(opening.endpointing), self.chunk, eou, settings.emission_delay_ms / 1000
-        )
+        rules, delay_s = _rules(opening.endpointing), settings.emission_delay_ms / 1000
+        self._voices = [
+            Voice(channel, Transcript(speller, rules, self.chunk, eou, delay_s), silence)
+            for channel in range(opening.channels if opening.multichannel else 1)
+        ]
         self._began = self._last_audio = self._last_message = self._last_heard = now
-        self._fed = 0  # samples given to the engine
-        self._quiet_from = 0  # samples that a stall has already finalised
         self._errors = 0
-        self._marks = 0
-        self._asked: deque[_Asked] = deque()  # forks under way; the engine makes them one after the other
-        self._waiting = 0  # finalizes beyond MAX_FORKS: the next fork answers them, or the end
-        self._wording = Wording()
         self._ending: _Ending | None = None
         self._done = False
+
+    def _bare(self, encoding: str) -> WireAudio:
+        opening = self._opening
+        return WireAudio(opening.sample_rate, encoding, opening.channels, opening.multichannel)
+
+    @property
+    def encoding(self) -> str:
+        """What the client's bytes are."""
+        return self._opening.encoding
+
+    @property
+    def voices(self) -> int:
+        """Streams of the engine that it takes: one, or one for each channel."""
+        return len(self._voices)
 
     @property
     def audio_seconds(self) -> float:
         """Audio fed so far, in seconds."""
-        return self._fed / RATE
+        return self._voices[0].fed / RATE
 
     @property
     def done(self) -> bool:
@@ -157,13 +162,15 @@ class Session:
             return []
         self._last_message = now
         if self._ending is not None:
-            self._waiting += isinstance(event, Finalize)
+            if isinstance(event, Finalize):
+                for voice in self._voices:
+                    voice.finalize_at_end()
             return self._refused(event.refusal, now) if isinstance(event, Malformed) else []
         match event:
             case Audio(pcm=data):
                 return self._receive_audio(data, now)
             case Finalize():
-                return self._finalize()
+                return self._forked(Voice.finalize)
             case Close():
                 return self._end(_Ending("close", 1000, now))
             case Configure():
@@ -173,20 +180,55 @@ class Session:
             case Malformed(refusal=refusal):
                 return self._refused(refusal, now)
 
-    def heard(self, heard: Heard, now: float) -> list[Action]:
-        """The engine heard something."""
+    def arrived(self, size: int, now: float) -> list[Action]:
+        """So many bytes of compressed audio came; a decoder has them."""
+        if self._done or self._ending is not None:
+            return []
+        self._last_message = now
+        return self._arrived(size, now)
+
+    def decoded(self, blocks: npt.NDArray[np.float32], sample_rate: int, now: float) -> list[Action]:
+        """What a decoder made of compressed audio: [n, channels]. It may come until `drained`."""
+        if self._done or self._flushed:
+            return []
+        assert isinstance(self._audio, DecodedAudio), "audio: got decoded samples, expected bytes"
+        self._last_audio = now
+        try:
+            return self._feed(self._audio.feed(blocks, sample_rate))
+        except BadAudio as bad:
+            return self._feed(bad.before) + self._bad(_error(bad), now)
+
+    def damaged(self, message: str, now: float) -> list[Action]:
+        """A decoder cannot go on: what was heard before is the last final."""
+        if self._done or self._flushed:
+            return []
+        return self._bad(Error(code="bad_audio", message=message), now)
+
+    def drained(self, now: float, held: bytes = b"") -> list[Action]:
+        """The decoder has given all it had. `held`: bytes too few to tell what they are, so they are bare samples."""
+        if self._done or self._flushed:
+            return []
+        assert self._ending is not None, "drained: got it before Drain, expected it after"
+        self._last_heard = now
+        if not held:
+            return self._flush()
+        self._audio = self._bare(RAW)
+        return self._feed(self._audio.feed(held)) + self._flush()
+
+    def heard(self, heard: Heard, now: float, channel: int = 0) -> list[Action]:
+        """The engine heard something of a channel."""
         if self._done:
             return []
         self._last_heard = now
+        voice = self._voices[channel]
         if heard.mark is not None:
-            return self._heard_fork(heard)
-        actions = self._finals(self._transcript.hear(heard.tokens, heard.frames), "endpoint")
-        if heard.finished:
-            assert self._ending is not None, "heard.finished: got it before Finish, expected it after"
-            return actions + self._finished()
-        if self._interim and heard.tokens:
-            actions += self._partial()
-        return actions
+            actions = voice.hear_fork(heard)
+            if self._ending is None:
+                actions += voice.fork_waiting(self._audio.preview_tail()[channel])
+            return actions
+        assert not heard.finished or self._flushed, "heard.finished: got it before Finish, expected it after"
+        actions = voice.hear(heard, self._interim)
+        return actions + self._finished() if all(each.finished for each in self._voices) else actions
 
     def tick(self, now: float, *, listening: bool = True) -> list[Action]:
         """Time passed. While nobody listens to the client, its silence is none of its own."""
@@ -206,7 +248,7 @@ class Session:
             expected = f"audio or keepalive within {settings.idle_s:g} s"
             return self._limit("idle_timeout", f"stream: got nothing, expected {expected}", now)
         if (now - self._last_audio) * 1000 >= settings.stall_ms:
-            return self._stall()
+            return self._forked(Voice.stall)
         return []
 
     def shutdown(self, now: float) -> list[Action]:
@@ -219,56 +261,49 @@ class Session:
         """The engine cannot go on with this stream: error, a final of what was heard, closed, hang up 1011."""
         if self._done:
             return []
-        if self._ending is None:
-            self._fed += self._audio.preview_tail().size  # what a fork may have heard of it already
+        if not self._flushed:
+            for voice, tail in zip(self._voices, self._audio.preview_tail(), strict=True):
+                voice.fed += tail.size  # what a fork may have heard of it already
+        self._flushed = True
         self._ending = _Ending("error", 1011, now)
         return [Say(event=Error(code=code, message=message)), *self._finished()]
 
     # What the client says.
 
     def _receive_audio(self, data: bytes, now: float) -> list[Action]:
-        if data:
-            self._last_audio = now
-        most = self._settings.max_message_bytes
-        if len(data) > most:
-            wrong = Refusal("audio", f"{len(data)} bytes", f"at most {most} bytes a message", code="bad_audio")
-            return self._stop(_error(wrong), _Ending("error", 1009, now))
+        if too_long := self._arrived(len(data), now):
+            return too_long
+        if isinstance(self._audio, DecodedAudio):
+            self._audio = self._bare(RAW)
         try:
             return self._feed(self._audio.feed(data))
         except BadAudio as bad:  # the rest cannot be trusted either: what was heard before it is the last final
-            return self._feed(bad.before) + self._stop(_error(bad), _Ending("error", 1003, now))
+            return self._feed(bad.before) + self._bad(_error(bad), now)
 
-    def _feed(self, pcm: npt.NDArray[np.float32]) -> list[Action]:
-        self._fed += pcm.size
-        return [Feed(pcm=pcm)] if pcm.size else []
-
-    def _finalize(self) -> list[Action]:
-        """A fork of what was sent so far, whatever is under way; several where no audio came between share one."""
-        last = self._asked[-1] if self._asked else None
-        if last and last.reason == "finalize" and last.samples == self._fed + self._audio.preview_tail().size:
-            self._asked[-1] = dataclasses.replace(last, answers=last.answers + 1)
+    def _arrived(self, size: int, now: float) -> list[Action]:
+        if size:
+            self._last_audio = now
+        most = self._settings.max_message_bytes
+        if size <= most:
             return []
-        if len(self._asked) >= MAX_FORKS:
-            self._waiting += 1
-            return []
-        return self._fork("finalize", 1)
+        wrong = Refusal("audio", f"{size} bytes", f"at most {most} bytes a message", code="bad_audio")
+        return self._stop(_error(wrong), _Ending("error", 1009, now))
 
-    def _fork_waiting(self) -> list[Action]:
-        waiting, self._waiting = self._waiting, 0
-        return self._fork("finalize", waiting) if waiting else []
+    def _bad(self, error: Error, now: float) -> list[Action]:
+        """The end, with all that came out of the audio before; a decoder is asked for nothing more."""
+        if self._ending is None:
+            self._ending = _Ending("error", 1003, now)
+        else:
+            self._ending = _Ending("error", 1003, self._ending.since)
+        return [Say(event=error), *self._flush()]
 
-    def _fork(self, reason: str, answers: int) -> list[Action]:
-        tail = self._audio.preview_tail()
-        self._marks += 1
-        self._asked.append(_Asked(self._marks, reason, answers, self._fed + tail.size))
-        return [Fork(mark=self._marks, pcm=np.concatenate([tail, self._silence()]))]
+    def _feed(self, rows: npt.NDArray[np.float32]) -> list[Action]:
+        return [action for voice, pcm in zip(self._voices, rows, strict=True) for action in voice.feed(pcm)]
 
-    def _stall(self) -> list[Action]:
-        """Audio has stopped coming: finalise what hangs, once, until audio comes again."""
-        if self._asked or (self._quiet_from == self._fed and not self._transcript.pending):
-            return []
-        self._quiet_from = self._fed
-        return self._fork("stall", 0)
+    def _forked(self, ask: Callable[[Voice, npt.NDArray[np.float32]], list[Action]]) -> list[Action]:
+        """Every voice is asked, with what its resampler still holds."""
+        tails = self._audio.preview_tail()
+        return [action for voice, tail in zip(self._voices, tails, strict=True) for action in ask(voice, tail)]
 
     def _configure(self, event: Configure) -> list[Action]:
         if event.interim is not None:
@@ -281,7 +316,8 @@ class Session:
         }
         changes = {name: value for name, value in names.items() if value is not None}
         self._endpointing = dataclasses.replace(self._endpointing, **changes)  # type: ignore[arg-type]
-        self._transcript.rules = _rules(self._endpointing)
+        for voice in self._voices:
+            voice.transcript.rules = _rules(self._endpointing)
         return []
 
     def _refused(self, refusal: Refusal, now: float) -> list[Action]:
@@ -306,49 +342,29 @@ class Session:
 
     def _end(self, ending: _Ending) -> list[Action]:
         self._ending = ending
+        return [Drain()] if isinstance(self._audio, DecodedAudio) else self._flush()
+
+    def _flush(self) -> list[Action]:
+        """All audio is there: the engine may finish."""
+        assert self._ending is not None
         said: list[Action] = []
         try:
             rest = self._audio.flush()
         except BadAudio as bad:  # the first bytes, fewer than it takes to tell a file's header
-            self._ending = _Ending("error", 1003, ending.since)
+            self._ending = _Ending("error", 1003, self._ending.since)
             said = [Say(event=_error(bad))]
-            rest = np.concatenate([bad.before, self._audio.flush()])
-        self._fed += rest.size
-        self._transcript.end(self._fed)
-        return [*said, Finish(pcm=np.concatenate([rest, self._silence()]))]
+            rest = np.concatenate([bad.before, self._audio.flush()], axis=1)
+        self._flushed = True
+        ends = (voice.end(pcm) for voice, pcm in zip(self._voices, rest, strict=True))
+        return [*said, *(action for end in ends for action in end)]
 
     def _finished(self) -> list[Action]:
         """The stream's last words; finalizes that still wait are answered before its last final."""
         assert self._ending is not None
-        waiting = self._waiting + sum(asked.answers for asked in self._asked)
-        actions: list[Action] = []
-        for reason in ["finalize"] * waiting + [self._ending.reason]:
-            actions += self._finals([self._transcript.cut(self._fed)], reason)
+        actions = [action for voice in self._voices for action in voice.last_words(self._ending.reason)]
         self._done = True
         closed = Say(event=Closed(audio_seconds=self.audio_seconds))
         return [*actions, closed, Hangup(code=self._ending.code, reason=self._ending.reason)]
-
-    # What the engine heard.
-
-    def _heard_fork(self, heard: Heard) -> list[Action]:
-        assert self._asked, f"mark: got {heard.mark}, expected none: no fork is under way"
-        asked = self._asked.popleft()
-        assert asked.mark == heard.mark, f"mark: got {heard.mark}, expected that of {asked}"
-        self._transcript.ahead(heard.tokens, heard.frames)
-        actions: list[Action] = []
-        for _ in range(max(asked.answers, self._transcript.pending)):  # a stall without words says nothing
-            actions += self._finals([self._transcript.cut(asked.samples)], asked.reason)
-        return actions if self._ending is not None else actions + self._fork_waiting()
-
-    def _partial(self) -> list[Action]:
-        event = self._wording.partial(self._transcript.draft())
-        return [Say(event=event)] if event else []
-
-    def _finals(self, segments: Sequence[Segment], reason: str) -> list[Action]:
-        return [Say(event=final(segment, reason)) for segment in segments]
-
-    def _silence(self) -> npt.NDArray[np.float32]:
-        return np.zeros(self._settings.tail_ms * RATE // 1000, np.float32)
 
 
 def _rules(endpointing: Endpointing) -> Rules:

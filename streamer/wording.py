@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Wording:
     """One stream's partials. A word that has become stable is put into its form once, however often it is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: int = 0) -> None:
+        self._channel = channel
         self._segment = -1
         self._stable: list[Word] = []
         self._text = ""  # of the last partial of the segment
@@ -30,12 +31,16 @@ class Wording:
         if text == self._text:
             return None
         self._text = text
-        return Partial(segment=draft.index, start=words[0].start, text=text, words=words, stable_words=draft.stable)
+        start, stable = words[0].start, draft.stable
+        return Partial(
+            channel=self._channel, segment=draft.index, start=start, text=text, words=words, stable_words=stable
+        )
 
 
-def final(segment: Segment, reason: str) -> Final:
+def final(segment: Segment, reason: str, channel: int = 0) -> Final:
     """What a segment said."""
     return Final(
+        channel=channel,
         segment=segment.index,
         start=segment.start_s,
         end=segment.end_s,

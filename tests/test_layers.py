@@ -43,6 +43,8 @@ SERVER = EVENTS | {
     "streamer.connection",
     "streamer.outbox",
     "streamer.gate",
+    "streamer.intake",
+    "streamer.codecs",
     "streamer.pulse",
     "streamer.guard",
     "streamer.sockets",
@@ -52,6 +54,7 @@ SERVER = EVENTS | {
     "streamer.offer",
     "streamer.pages",
     "streamer.rooms",
+    "streamer.signals",
     "streamer.watching",
     "streamer.logs",
     "streamer.protocols",
@@ -82,12 +85,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "streamer.actions",
         "streamer.audio",
         "streamer.transcript",
-        "streamer.wording",
-        "streamer.decoding",
+        "streamer.voice",
         "models.config",
         "models.tokenizer",
         "numpy",
     },
+    "streamer.voice": {"streamer.actions", "streamer.wording", "streamer.transcript", "numpy"},
+    "streamer.codecs": {"streamer.codecs", "streamer.errors", "streamer.audio", "numpy", "av"},
+    "streamer.decoder": {"streamer.codecs", "streamer.decoder_process", "numpy"},
+    "streamer.decoder_process": {"streamer.codecs"},
+    "streamer.intake": {"streamer.audio", "streamer.decoder", "streamer.protocols.events", "numpy"},
     "streamer.subtitles": {"streamer.subtitles", "streamer.protocols.events"},
     "streamer.wording": {"streamer.protocols.events", "streamer.transcript"},
     "streamer.engine": ENGINE,
@@ -106,6 +113,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.guard": {"streamer.config", "streamer.errors", "aiohttp"},
     "streamer.sockets": {"streamer.config", "streamer.errors"},
     "streamer.gate": set(),
+    "streamer.signals": set(),
     "streamer.pulse": set(),
     "streamer.outbox": {"streamer.actions", "streamer.protocols.events", "streamer.protocols.watch"},
     "streamer.rooms": EVENTS | {"streamer.actions", "streamer.config", "streamer.outbox", "streamer.protocols"},
@@ -126,6 +134,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.commands.train": COMMAND | {"models.training"},
     "streamer.commands.demo": COMMAND | {"clients"},
     "streamer.commands.stream": COMMAND | EVENTS | {"clients"},
+    "streamer.commands.mic": COMMAND | EVENTS | {"clients"},
+    "streamer.commands.meter": {"clients.mic", "rich"},
+    "streamer.commands.local": COMMAND | {"streamer.backends", "streamer.config", "streamer.server"},
     "streamer.commands.bench": COMMAND | {"clients", "streamer.bench", "streamer.recordings"},
     "streamer.commands.accuracy": COMMAND | {"streamer.bench", "streamer.recordings"},
     "streamer.commands.evaluate": COMMAND | {"streamer.recordings", "jiwer"},
@@ -138,9 +149,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"export", "models", "torch", "numpy", "onnx", "onnxruntime", "onnxscript", "onnx_ir"},
     "export.parity": {"export", "models", "torch", "numpy", "onnxruntime", "streamer.backends", "streamer.decoding"},
     "clients": {"clients", "numpy", "soundfile", "soxr", "websockets", *EVENTS},
+    "clients.mic": {"numpy", "sounddevice", "streamer.protocols.events"},
 }
 # Outside of these, time is an argument (STYLE: `plan(now, waiting)`), so that a test can run hours in milliseconds.
-CLOCKS = {"streamer.server", "streamer.engine", "streamer.bench", "streamer.commands", "streamer.backends.fake"}
+CLOCKS = {
+    "streamer.server",
+    "streamer.signals",
+    "streamer.engine",
+    "streamer.bench",
+    "streamer.commands",
+    "streamer.backends.fake",
+}
 
 
 def modules() -> list[tuple[str, Path]]:

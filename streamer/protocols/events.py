@@ -7,12 +7,15 @@ milliseconds by `Word` and `Final` themselves; confidences are 0..1, four decima
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamer.errors import CODES, Refusal
 
-ENCODINGS = ("pcm_s16le", "pcm_f32le", "mulaw", "alaw")
+BARE = ("pcm_s16le", "pcm_f32le", "mulaw", "alaw")  # samples without a header
+CONTAINERS = ("webm", "ogg", "flac", "mp3", "mp4", "wav")  # what a decoder makes samples of
+ENCODINGS = (*BARE, "auto", *CONTAINERS)
 REASONS = ("endpoint", "finalize", "close", "limit", "stall", "shutdown", "error")
 SAMPLE_RATES = (8000, 48000)  # hertz, lowest and highest
 CHANNELS = (1, 8)
@@ -66,6 +69,16 @@ def _member(where: str, got: object, known: Iterable[str], code: str = "bad_mess
         raise Refusal(where, got, f"one of {', '.join(known)}", code=code)
 
 
+_ROOM = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+def room_name(got: object) -> str:
+    """The name that a room is kept under: two that differ in case alone are one room. Raises Refusal."""
+    if not isinstance(got, str) or not _ROOM.match(got):
+        raise Refusal("room", got, "1 to 64 of A-Z a-z 0-9 _ -")
+    return got.lower()
+
+
 _COUNT = (0, 1 << 53)  # what a JSON number holds exactly
 
 
@@ -96,17 +109,24 @@ class Opening:
     """Hertz, of each channel on the wire."""
     encoding: str = "pcm_s16le"
     channels: int = 1
+    multichannel: bool = False
+    """Each channel is heard by itself, not their mean."""
     latency_ms: int
     interim: bool = True
     language: str | None = None
+    room: str | None = None
+    """Where viewers may watch what is said."""
     endpointing: Endpointing = Endpointing()
 
     def __post_init__(self) -> None:
         _whole("sample_rate", self.sample_rate, SAMPLE_RATES, " Hz")
         _member("encoding", self.encoding, ENCODINGS, code="bad_request")
         _whole("channels", self.channels, CHANNELS)
+        _flag("multichannel", self.multichannel)
         _whole("latency", self.latency_ms, (1, 60_000), " ms")
         _flag("interim", self.interim)
+        if self.room is not None:
+            room_name(self.room)
 
 
 # What the client says.

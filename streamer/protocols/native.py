@@ -93,7 +93,7 @@ class Native:
 
     def __init__(self) -> None:
         self.state = State.OPENING
-        self._written = _Written()
+        self._written: dict[int, _Written] = {}  # by channel
 
     def receive(self, message: bytes | str) -> ClientEvent:
         """One WebSocket message, binary or text. What is wrong with it comes back as Malformed; never raises."""
@@ -110,7 +110,9 @@ class Native:
             self._move(event)
         except Refusal as refusal:
             raise AssertionError(f"send: {refusal}") from refusal
-        return self._written.partial(event) if isinstance(event, Partial) else write(event)
+        if isinstance(event, Partial):
+            return self._written.setdefault(event.channel, _Written()).partial(event)
+        return write(event)
 
     def _move(self, event: ClientEvent | ServerEvent) -> None:
         row = TRANSITIONS[self.state]
@@ -167,9 +169,11 @@ PARAMETERS = (
     "sample_rate",
     "encoding",
     "channels",
+    "multichannel",
     "latency",
     "interim",
     "language",
+    "room",
     "endpointing",
     "endpoint_silence_ms",
     "endpoint_start_ms",
@@ -198,9 +202,11 @@ def parse_query(query: Iterable[tuple[str, str]], offer: Offer) -> Opening:
         sample_rate=_whole(given, "sample_rate", 16000),
         encoding=given.get("encoding", "pcm_s16le"),
         channels=_whole(given, "channels", 1),
+        multichannel=_flag(given, "multichannel", False),
         latency_ms=_latency(given, offer),
         interim=_flag(given, "interim", True),
         language=_language(given, offer),
+        room=given.get("room"),
         endpointing=endpointing,
     )
 

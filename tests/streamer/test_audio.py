@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.audio import ALAW, MAGIC, MULAW, WIDTHS, BadAudio, WireAudio, container
+from streamer.audio import ALAW, MAGIC, MULAW, WIDTHS, BadAudio, DecodedAudio, WireAudio, container
 from streamer.errors import Refusal
 
 SOUND = np.sin(np.arange(30_000) ** 1.1 * 0.05).astype(np.float32) * np.float32(0.7)
@@ -27,7 +27,7 @@ def wire(encoding: str, samples: npt.NDArray[np.float32]) -> bytes:
 
 
 def heard(audio: WireAudio, pieces: list[bytes]) -> npt.NDArray[np.float32]:
-    return np.concatenate([*map(audio.feed, pieces), audio.flush()])
+    return np.concatenate([*map(audio.feed, pieces), audio.flush()], axis=1)[0]
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -73,6 +73,47 @@ def test_g711_codes_have_the_values_of_the_recommendation() -> None:
     assert {code: round(float(ALAW[code]) * 32768) for code in alaw} == alaw
 
 
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_channels_heard_apart_are_each_what_it_is_alone(rate: int) -> None:
+    data = wire("pcm_f32le", np.column_stack([SOUND[:9000], SOUND[9000:18000], SOUND[:9000] / 2]).ravel())
+    audio = WireAudio(rate, "pcm_f32le", 3, apart=True)
+    rows = np.concatenate([*(audio.feed(piece) for piece in cut(data, [7, 5000, 5001, 70_000])), audio.flush()], axis=1)
+    for row, alone in zip(rows, (SOUND[:9000], SOUND[9000:18000], SOUND[:9000] / 2), strict=True):
+        assert row.tobytes() == heard(WireAudio(rate, "pcm_f32le", 1), [wire("pcm_f32le", alone)]).tobytes()
+
+
+def test_decoded_samples_are_heard_as_wire_samples_are() -> None:
+    stereo = np.column_stack([SOUND[:9000], SOUND[9000:18000]])
+    audio = DecodedAudio(1)
+    rows = [audio.feed(piece, 44100) for piece in np.array_split(stereo, [1, 77, 4000])]
+    got = np.concatenate([*rows, audio.flush()], axis=1)[0]
+    assert got.tobytes() == heard(WireAudio(44100, "pcm_f32le", 2), [wire("pcm_f32le", stereo.ravel())]).tobytes()
+
+
+def test_a_new_rate_in_the_middle_loses_nothing() -> None:
+    audio = DecodedAudio(1)
+    one, two = SOUND[:8000].reshape(-1, 1), np.repeat(SOUND[8000:17600].reshape(-1, 1), 2, axis=1)
+    rows = [audio.feed(one, 8000), audio.feed(two, 48000), audio.flush()]
+    apart = [heard(WireAudio(8000, "pcm_f32le", 1), [wire("pcm_f32le", SOUND[:8000])])]
+    apart += [heard(WireAudio(48000, "pcm_f32le", 1), [wire("pcm_f32le", SOUND[8000:17600])])]
+    assert np.concatenate(rows, axis=1)[0].tobytes() == np.concatenate(apart).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "rate", "sentence"),
+    [
+        (np.zeros((9, 3), np.float32), 16000, "3 channels.*expected 2, as channels= says"),
+        (np.zeros((9, 2), np.float32), 4000, "4000 Hz.*expected 8000 to 192000 Hz"),
+        (np.full((9, 2), np.nan, np.float32), 16000, "nan.*finite"),
+    ],
+)
+def test_decoded_samples_that_are_no_audio_are_refused(
+    blocks: npt.NDArray[np.float32], rate: int, sentence: str
+) -> None:
+    with pytest.raises(BadAudio, match=sentence):
+        DecodedAudio(2, apart=True).feed(blocks, rate)
+
+
 def test_channels_are_mixed_to_their_mean() -> None:
     stereo = np.column_stack([SOUND[:1000], np.zeros(1000, np.float32)]).ravel()
     assert np.array_equal(heard(WireAudio(16000, "pcm_f32le", 2), [wire("pcm_f32le", stereo)]), SOUND[:1000] / 2)
@@ -99,7 +140,7 @@ def test_the_preview_is_what_the_resampler_still_holds(rate: int, samples: int, 
     assert preview.tobytes() == again.tobytes()
     rest = audio.flush()
     assert rest.size - 16 <= preview.size <= rest.size  # bytes still being told apart are not in the preview
-    assert np.abs(preview - rest[: preview.size]).max(initial=0) < 1e-6
+    assert np.abs(preview - rest[:, : preview.size]).max(initial=0) < 1e-6
 
 
 def test_looking_at_the_preview_changes_nothing_that_follows() -> None:
@@ -109,7 +150,7 @@ def test_looking_at_the_preview_changes_nothing_that_follows() -> None:
     seen = [looked.feed(data[:20001])]
     looked.preview_tail()
     seen += [looked.feed(data[20001:]), looked.flush()]
-    assert np.concatenate(out).tobytes() == np.concatenate(seen).tobytes()
+    assert np.concatenate(out, axis=1).tobytes() == np.concatenate(seen, axis=1).tobytes()
 
 
 def test_at_16_khz_nothing_is_held_back() -> None:
@@ -127,7 +168,7 @@ HEADERS = {
     "FLAC": b"fLaC\x00\x00\x00\x22\x10\x00\x10\x00",
     "Ogg": b"OggS\x00\x02\x00\x00\x00\x00\x00\x00",
     "MP4": b"\x00\x00\x00\x20ftypisom",
-    "ID3": b"ID3\x04\x00\x00\x00\x00\x00\x23TS",
+    "MP3 file": b"ID3\x04\x00\x00\x00\x00\x00\x23TS",
     "MP3": MP3 + MP3,
 }
 
@@ -170,7 +211,7 @@ def test_floats_that_are_no_audio_are_refused(value: float) -> None:
         with pytest.raises(BadAudio, match="finite and within") as refusal:
             audio.feed(wire("pcm_f32le", samples))
         assert refusal.value.code == "bad_audio"
-        assert refusal.value.before == pytest.approx(before, abs=1e-6), "what came before it is lost"
+        assert refusal.value.before[0] == pytest.approx(before, abs=1e-6), "what came before it is lost"
         assert audio.flush().size == 0
 
 
@@ -180,7 +221,7 @@ def test_wrong_floats_lose_nothing_of_what_the_resampler_holds() -> None:
     with pytest.raises(BadAudio) as refusal:
         audio.feed(data + wire("pcm_f32le", np.array([np.nan], np.float32)) + data)
     whole = heard(WireAudio(48000, "pcm_f32le", 1), [data])
-    assert np.concatenate([refusal.value.before, audio.flush()]).tobytes() == whole.tobytes()
+    assert np.concatenate([refusal.value.before, audio.flush()], axis=1).tobytes() == whole.tobytes()
 
 
 def test_floats_a_little_over_full_scale_are_audio() -> None:

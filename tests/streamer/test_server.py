@@ -186,7 +186,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 # Refusals that are messages.
 
 
-@pytest.mark.parametrize("query", ["latency=81", "sample_rate=7000", "encoding=mp3", "language=de", "colour=red"])
+@pytest.mark.parametrize("query", ["latency=81", "sample_rate=7000", "encoding=midi", "language=de", "colour=red"])
 async def test_a_wrong_query_is_an_error_in_words_and_1008(query: str) -> None:
     async with house() as home, home.client(query) as socket:
         (error,) = await listen(socket)

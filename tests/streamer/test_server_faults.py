@@ -14,6 +14,7 @@ import pytest
 
 from streamer.backends.base import Row
 from streamer.backends.fake import FakeBackend, Faults, slow
+from streamer.connection import stream_key
 from streamer.session import Session
 from tests.streamer.house import deaf_client, finals, house, kinds, listen, masked, say, talk, until, wire
 
@@ -197,7 +198,7 @@ async def test_a_socket_is_not_read_above_so_much_waiting_audio() -> None:
             async def watch() -> None:
                 nonlocal most
                 while True:
-                    most = max(most, home.daemon.engine.waiting_seconds(session_id))
+                    most = max(most, home.daemon.engine.waiting_seconds(stream_key(session_id, 0)))
                     await asyncio.sleep(0.005)
 
             watching = asyncio.create_task(watch())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streamer.actions import Feed, Fork
 from streamer.protocols.events import Audio, Close, Closed, Endpointing, Final, Finalize, Partial, Word
-from streamer.session import MAX_FORKS
+from streamer.voice import MAX_FORKS
 from tests.streamer.life import HELLO, OPENING, SETTINGS, Life, audio, silence
 from tests.streamer.toy import pcm_of
 

@@ -1,0 +1,113 @@
+"""Channels heard apart: each is a speaker of its own, and says what it would say alone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from clients.client import Client, Options
+from streamer.backends.base import BackendError, Row
+from streamer.backends.fake import FakeBackend, Faults, spell
+from streamer.protocols.events import Final
+from tests.streamer.house import House, Message, house, kinds, listen
+
+LEFT, RIGHT = "abc def ghi", "zyx w vut srq"
+
+
+def samples(*texts: str) -> npt.NDArray[np.int16]:
+    """16-bit samples [n, channels] of several speakers; the shorter ones are silent at the end."""
+    voices = [spell(text) for text in texts]
+    longest = max(voice.size for voice in voices)
+    rows = [np.pad(voice, (0, longest - voice.size)) for voice in voices]
+    return (np.column_stack(rows) * 32767).astype("<i2")
+
+
+async def heard(home: House, pcm: npt.NDArray[np.int16], query: str) -> list[Message]:
+    """All that the server says of these samples, sent in odd pieces."""
+    data = pcm.tobytes()
+    async with home.client(query) as socket:
+        for at in range(0, len(data), 4001):
+            await socket.send(data[at : at + 4001])
+        await socket.send('{"type":"close"}')
+        return await asyncio.wait_for(listen(socket), 30)
+
+
+def finals(events: list[Message], channel: int) -> list[Message]:
+    """A channel's finals, without saying whose they are."""
+    own = [event for event in events if event["type"] == "final" and event["channel"] == channel]
+    return [{name: value for name, value in event.items() if name != "channel"} for event in own]
+
+
+@pytest.mark.parametrize("query", ["latency=80", "latency=560&endpoint_silence_ms=80"])
+async def test_each_channel_says_what_it_says_alone(query: str) -> None:
+    stereo = samples(LEFT, RIGHT)
+    async with house() as home:
+        both = await heard(home, stereo, f"{query}&channels=2&multichannel=true")
+        for channel in (0, 1):
+            alone = await heard(home, stereo[:, channel], query)
+            assert finals(both, channel) == finals(alone, 0)
+            assert finals(both, channel)[-1]["reason"] == "close"
+    assert " ".join(final["text"] for final in finals(both, 1)).split() == RIGHT.split()
+    assert kinds(both)[-3:] == ["final", "final", "closed"]
+    assert both[-1]["audio_seconds"] == round(len(stereo) / 16000, 3)
+
+
+async def test_without_the_wish_channels_are_mixed() -> None:
+    async with house() as home:
+        mixed = await heard(home, samples("abc", "abc"), "channels=2&latency=80")
+        assert [event["text"] for event in finals(mixed, 0)] == ["abc"]
+        assert not finals(mixed, 1)
+
+
+async def test_a_finalize_is_answered_by_each_channel() -> None:
+    stereo = samples(LEFT, RIGHT)
+
+    async def finalized(home: House, pcm: npt.NDArray[np.int16], options: Options) -> list[Final]:
+        """Two finalizes, one in the middle, and the close."""
+        async with Client(f"ws://127.0.0.1:{home.port}", options) as client:
+            for piece in np.array_split(pcm, 2):
+                await client.send(piece.tobytes())
+                answer = await asyncio.wait_for(client.finalize(), 20)
+                assert (answer.channel, answer.reason) == (0, "finalize")
+            await client.close()
+            return [event async for event in client if isinstance(event, Final)]
+
+    async with house("endpoint.enabled=false") as home:
+        both = await finalized(home, stereo, Options(channels=2, multichannel=True, latency_ms=80))
+        for channel in (0, 1):
+            own = [(final.reason, final.text) for final in both if final.channel == channel]
+            alone = await finalized(home, stereo[:, channel], Options(latency_ms=80))
+            assert own == [(final.reason, final.text) for final in alone]
+            assert [reason for reason, _ in own] == ["finalize", "finalize", "close"]
+
+
+async def test_every_channel_takes_a_place_and_gives_it_back() -> None:
+    async with house() as home:
+        free = home.daemon.engine._slots.free
+        async with home.client("channels=2&multichannel=true&latency=80") as socket:
+            await socket.recv()
+            assert home.daemon.engine._slots.free == free - 2
+            async with home.client("channels=8&multichannel=true&latency=80") as eight:
+                full = await listen(eight)
+            assert [event.get("code") for event in full] == ["at_capacity"]
+            assert home.daemon.engine._slots.free == free - 2, "a refused stream kept places"
+        await home.empty()
+        assert home.daemon.engine._slots.free == free
+
+
+async def test_a_fault_on_one_channel_ends_both_with_what_was_heard() -> None:
+    def on_row(row: Row) -> Exception | None:
+        loud = float(np.abs(row.pcm).max(initial=0))
+        return BackendError("as ordered") if loud > 0.95 else None
+
+    stereo = samples(LEFT, "abc").astype(np.int16)
+    stereo[-2560:, 1] = 32767
+    async with house(backend=FakeBackend(8, faults=Faults(on_row=on_row))) as home:
+        said = await heard(home, stereo, "channels=2&multichannel=true&latency=80")
+    assert [event["code"] for event in said if event["type"] == "error"] == ["internal"]
+    assert kinds(said)[-3:] == ["final", "final", "closed"]
+    assert finals(said, 1)[-1]["text"] == "abc"
+    assert finals(said, 0)[-1]["reason"] == "error"
