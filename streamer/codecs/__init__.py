@@ -1,0 +1,123 @@
+"""Compressed audio and WAV, decoded as the bytes come: pieces of samples at the rate they were recorded at.
+
+Knows nothing of streams, sessions or processes. What strangers send belongs into a process of its own
+(`streamer.decoder`): the decoders are C. PyAV (the extra `codecs`) is imported where it is needed; WAV goes without.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streamer.codecs.piece import Broken, Damaged, NoCodecs, Piece, Readable, Source, plain
+from streamer.codecs.wav import read_header, read_samples
+
+if TYPE_CHECKING:
+    from streamer.codecs.piece import Samples
+
+__all__ = ["CONTAINERS", "Damaged", "NoCodecs", "Piece", "Readable", "check_installed", "container_of", "pieces"]
+
+CONTAINERS = ("webm", "ogg", "flac", "mp3", "mp4", "wav")
+RATES = (8_000, 192_000)  # hertz
+MOST_CHANNELS = 8
+LOUDEST = 16.0  # beyond it samples are not in -1..1 but, say, 16-bit numbers written as floats
+HEAD_BYTES = 12  # that tell a container
+_MARKS = {
+    "wav": ((0, b"RIFF"), (8, b"WAVE")),
+    "webm": ((0, b"\x1a\x45\xdf\xa3"),),
+    "flac": ((0, b"fLaC"),),
+    "ogg": ((0, b"OggS"),),
+    "mp4": ((4, b"ftyp"),),
+}
+
+
+def check_installed(container: str) -> None:
+    """Raise NoCodecs where this container cannot be decoded."""
+    assert container in CONTAINERS, f"container: got {container!r}, expected one of {', '.join(CONTAINERS)}"
+    if container != "wav" and importlib.util.find_spec("av") is None:
+        raise NoCodecs(container)
+
+
+def container_of(head: bytes) -> str | None:
+    """The container that begins with these bytes (12 are enough), None if it is none of ours."""
+    for name, marks in _MARKS.items():
+        if all(head[at : at + len(mark)] == mark for at, mark in marks):
+            return name
+    if head[:4] == b"RF64" and head[8:12] == b"WAVE":
+        return "wav"
+    sync = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2
+    return "mp3" if head[:3] == b"ID3" or sync else None
+
+
+def pieces(file: Readable, container: str | None = None) -> Iterator[Piece]:
+    """The samples of a file or stream, each as soon as its bytes are there; the container is told by its head if None.
+
+    `file.read(n)` may give fewer bytes than asked and b"" at the end. Rate and channels stay as they are recorded;
+    a change of them between pieces is allowed. What is cut off at the end is no damage. Video is passed over.
+
+    Raises Damaged for bytes that are no audio (the samples before them have been given out), NoCodecs without PyAV.
+    """
+    source = Source(file)
+    seconds = 0.0
+    try:
+        for samples, rate in _read(source, container):
+            _check(samples, rate, source.at)
+            if samples.size:
+                yield Piece(samples, rate)
+                seconds += len(samples) / rate
+    except Broken as broken:
+        raise Damaged(broken.got, broken.expected, broken.at_byte, seconds) from None
+
+
+def _read(source: Source, container: str | None) -> Iterator[tuple[Samples, int]]:
+    if container is None:
+        head = source.exactly(HEAD_BYTES)
+        source.unread(head)
+        container = container_of(head)
+        if container is None:
+            raise Broken(f"the bytes {head!r}" if head else "nothing", f"one of {', '.join(CONTAINERS)}", 0)
+    check_installed(container)
+    match container:
+        case "wav":
+            return _wav(source)
+        case "mp3":
+            from streamer.codecs.mp3 import read_mp3
+
+            return read_mp3(source)
+        case "flac":
+            from streamer.codecs.flac import read_flac
+
+            return read_flac(source)
+        case _:
+            from streamer.codecs.demuxed import read_demuxed
+
+            return read_demuxed(source, container)
+
+
+def _wav(source: Source) -> Iterator[tuple[Samples, int]]:
+    form, size, head = read_header(source)
+    _check(np.zeros((0, form.channels), np.float32), form.rate, source.at)
+    if form.native:
+        for samples in read_samples(source, form, size):
+            yield samples, form.rate
+        return
+    if importlib.util.find_spec("av") is None:
+        raise NoCodecs(f"wav (format {form.tag}, {8 * form.width} bits)")
+    from streamer.codecs.demuxed import read_demuxed
+
+    source.unread(head)
+    yield from read_demuxed(source, "wav")
+
+
+def _check(samples: Samples, rate: int, at_byte: int) -> None:
+    """Raise Broken for what no recording has."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise Broken(f"{rate} Hz", f"{RATES[0]} to {RATES[1]} Hz", at_byte)
+    if not 1 <= samples.shape[1] <= MOST_CHANNELS:
+        raise Broken(f"{samples.shape[1]} channels", f"1 to {MOST_CHANNELS} channels", at_byte)
+    peak = float(np.abs(samples).max(initial=0.0))
+    if not peak <= LOUDEST:  # NaN compares false
+        raise Broken(plain(f"a sample of {peak:g}"), "samples, finite and within -1..1", at_byte)
