@@ -10,12 +10,17 @@ TORCH_INDEX ?=
 TORCH ?= torch==2.13.0
 TESTS ?= tests
 
-.PHONY: help setup demo test lint bench size
+# What the browser's and the microphone's tests drive. Root on Debian gets them installed by `make test`; elsewhere
+# those tests are skipped, and say so.
+DEBS := chromium pulseaudio libportaudio2 libasound2-plugins tmux fonts-dejavu-core
+
+.PHONY: help setup demo test tools lint bench size
 
 help:
 	@echo "make setup   a virtual environment in $(VENV); its bin/streamer works"
 	@echo "make demo    daemon, bundled recording, partials and timed finals"
 	@echo "make test    the whole suite (installs torch and the test tools first; TORCH_INDEX=URL says whence)"
+	@echo "make tools   Debian packages of the browser's and the microphone's tests (test does it)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   concurrent real-time streams against a daemon; table in docs/benchmarks/"
 	@echo "make size    files by length"
@@ -35,8 +40,17 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.core
 demo: setup
 	@$(BIN)/streamer demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev tools
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
+
+tools:
+	@if dpkg -s $(DEBS) >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing $(DEBS)"; \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+			-o DPkg::Lock::Timeout=600 $(DEBS) >/dev/null; } \
+		|| echo "could not install $(DEBS): tests that need them are skipped"; \
+	else echo "$(DEBS): not all installed; tests that need them are skipped"; fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
