@@ -73,7 +73,7 @@ class ConnectionLost(Exception):
 class Options:
     """What a stream asks for when it opens; None leaves the choice to the server."""
 
-    sample_rate: int | None = None  # hertz, 8000 to 48000; the server's default is 16000
+    sample_rate: int | None = None  # hertz, 8000 to 192000; the server's default is 16000
     encoding: str | None = None  # pcm_s16le (default), pcm_f32le, mulaw, alaw; auto, webm, ogg, flac, mp3, mp4, wav
     channels: int | None = None  # interleaved
     multichannel: bool | None = None  # each channel by itself: events say which; else they are mixed

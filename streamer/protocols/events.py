@@ -17,7 +17,7 @@ BARE = ("pcm_s16le", "pcm_f32le", "mulaw", "alaw")  # samples without a header
 CONTAINERS = ("webm", "ogg", "flac", "mp3", "mp4", "wav")  # what a decoder makes samples of
 ENCODINGS = (*BARE, "auto", *CONTAINERS)
 REASONS = ("endpoint", "finalize", "close", "limit", "stall", "shutdown", "error")
-SAMPLE_RATES = (8000, 48000)  # hertz, lowest and highest
+SAMPLE_RATES = (8000, 192_000)  # hertz, lowest and highest
 CHANNELS = (1, 8)
 CLOSE_CODES = {  # the WebSocket close code -> when
     1000: "the stream was closed by the client, and everything was said",

@@ -33,7 +33,7 @@ def test_times_are_rounded_to_milliseconds_and_confidences_to_four_decimals() ->
         (Word, {"word": "a", "start": 0, "end": math.inf, "confidence": 1}, "word.end"),
         (Word, {"word": "a", "start": 0, "end": 1, "confidence": 1.01}, "word.confidence"),
         (Opening, {"latency_ms": 80, "sample_rate": 7000}, "sample_rate"),
-        (Opening, {"latency_ms": 80, "sample_rate": 48001}, "sample_rate"),
+        (Opening, {"latency_ms": 80, "sample_rate": 192_001}, "sample_rate"),
         (Opening, {"latency_ms": 80, "channels": 9}, "channels"),
         (Opening, {"latency_ms": 80, "channels": True}, "channels"),
         (Opening, {"latency_ms": 80, "encoding": "midi"}, "encoding"),
