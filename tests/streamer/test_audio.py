@@ -121,7 +121,8 @@ def test_channels_are_mixed_to_their_mean() -> None:
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 47999, 48000, 96000, 192_000])
 def test_a_second_stays_a_second_at_any_rate(rate: int) -> None:
-    assert abs(heard(WireAudio(rate, "pcm_f32le", 1), [wire("pcm_f32le", SOUND[: rate // 2])]).size - 8000) <= 1
+    half = np.resize(SOUND, rate // 2)
+    assert abs(heard(WireAudio(rate, "pcm_f32le", 1), [wire("pcm_f32le", half)]).size - 8000) <= 1
 
 
 @settings(deadline=None, max_examples=40)
