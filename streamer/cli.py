@@ -22,6 +22,7 @@ from streamer.commands import (
     demo,
     evaluate,
     export,
+    mic,
     models,
     say,
     serve,
@@ -30,7 +31,7 @@ from streamer.commands import (
     transcribe,
 )
 
-COMMANDS = (serve, transcribe, stream, evaluate, models, export, train, bench, demo)
+COMMANDS = (serve, transcribe, stream, mic, evaluate, models, export, train, bench, demo)
 INTERRUPTED = 130
 # Errors that are sentences already. Looked up only in modules that a command has loaded, so `--help` stays quick.
 _SENTENCES = (
@@ -44,6 +45,7 @@ _SENTENCES = (
     ("models.nemo_archive", "ModelFileError"),
     ("clients.client", "StreamError"),
     ("clients.send", "NotAudio"),
+    ("clients.mic", "MicError"),
     ("clients.client", "ConnectionLost"),
 )
 
@@ -55,6 +57,7 @@ examples:
   streamer transcribe --json --latency 1120 *.wav > words.jsonl
   streamer transcribe --model nemotron.nemo talk.wav
   streamer stream talk.flac                   through a running daemon, as if spoken now
+  streamer mic --save talk.srt                what you say, until Ctrl-C
   streamer eval --manifest test.jsonl --audio-root corpus/
   streamer models info                        numbers of the model that ships
   streamer demo                               daemon, recording and captions in one go

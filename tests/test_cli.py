@@ -19,7 +19,7 @@ from streamer.commands.models import parameters
 from tests.conftest import ROOT
 from tests.shell import cli, failing
 
-NAMES = ("serve", "transcribe", "stream", "eval", "models", "export", "train", "bench", "demo")
+NAMES = ("serve", "transcribe", "stream", "mic", "eval", "models", "export", "train", "bench", "demo")
 LATENCIES = {"14_13": "1120", "14_6": "560", "14_1": "160", "14_0": "80"}  # of the golden hybrid model
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from streamer.commands import DEFAULT_LATENCY, FAILED, OK, USAGE, CommandError, command, say, whole
@@ -84,23 +86,31 @@ async def _stream(args: argparse.Namespace, name: str, recording: Recording) -> 
 
 
 async def _connect(args: argparse.Namespace, recording: Recording) -> Client:
-    """Open the stream; what keeps us from reaching a daemon is said with what to do about it."""
-    import ssl
+    from clients.client import Client
 
-    from clients.client import Client, StreamError
-
-    try:
+    with reaching(args.url):
         client = Client(args.url, _options(args, recording), key=args.key)
         await client.connect()
+    return client
+
+
+@contextlib.contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """What keeps us from a stream of the daemon is said with what to do about it: CommandError."""
+    import ssl
+
+    from clients.client import StreamError
+
+    try:
+        yield
     except StreamError as error:
         raise CommandError(str(error), USAGE if error.code == "bad_request" else FAILED) from None
     except ssl.SSLError as error:  # an OSError too, but there is somebody
         reason = getattr(error, "verify_message", "") or (error.reason or str(error)).replace("_", " ").lower()
-        raise CommandError(f"TLS to {args.url} failed: {reason}") from None
+        raise CommandError(f"TLS to {url} failed: {reason}") from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise CommandError(f"no daemon at {args.url} ({reason}); start one: streamer serve") from None
-    return client
+        raise CommandError(f"no daemon at {url} ({reason}); start one: streamer serve") from None
 
 
 def _options(args: argparse.Namespace, recording: Recording) -> Options:
