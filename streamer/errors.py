@@ -16,6 +16,7 @@ CODES: dict[str, str] = {  # the code on the wire -> what it means (docs/protoco
     "idle_timeout": "no audio and no keepalive for too long; the stream ends",
     "session_limit": "the longest session the server allows has been reached; the stream ends",
     "at_capacity": "the server is full; try again later",
+    "room_taken": "another stream speaks in this room; try again when it has ended",
     "unauthorized": "the API key is missing or wrong",
     "internal": "a fault of the server; the stream ends with what was heard",
 }

@@ -15,10 +15,14 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class Metrics:
     """One daemon's numbers, in a registry of their own."""
 
-    def __init__(self, streams: Callable[[], float]) -> None:
+    def __init__(self, streams: Callable[[], float], rooms: Callable[[], float], viewers: Callable[[], float]) -> None:
         self.registry = own = CollectorRegistry()
-        gauge = Gauge("streamer_streams", "Streams that are open now.", registry=own)
-        gauge.set_function(streams)
+        for name, text, now in (
+            ("streamer_streams", "Streams that are open now.", streams),
+            ("streamer_rooms", "Rooms with a speaker, or whose speaker is away for a while.", rooms),
+            ("streamer_viewers", "Viewers of all rooms.", viewers),
+        ):
+            Gauge(name, text, registry=own).set_function(now)
         self.opened = Counter("streamer_streams_opened", "Streams opened so far.", registry=own)
         self.audio = Counter("streamer_audio_seconds", "Audio given to the engine, seconds.", registry=own)
         self.steps = Counter("streamer_steps", "Steps of the engine, by chunk length.", ["chunk"], registry=own)

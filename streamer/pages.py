@@ -17,7 +17,7 @@ from pathlib import Path
 from aiohttp import web
 
 from streamer.errors import Refusal
-from streamer.protocols.watch import room_name
+from streamer.protocols.events import room_name
 
 FOLDER = Path(__file__).resolve().parents[1] / "clients" / "captions"
 KINDS = {  # nothing else in the folder is served

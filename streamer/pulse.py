@@ -26,6 +26,10 @@ class Pulse:
         """The client said something, or nobody listened to it."""
         self._felt, self._asked = now, None
 
+    def doubt(self, now: float) -> None:
+        """There is reason to ask at once; a ping that was sent already keeps its time."""
+        self._felt = min(self._felt, now - self._every_s)
+
     def check(self, now: float) -> Beat | None:
         """What is due; a ping is due once."""
         if self._asked is not None:

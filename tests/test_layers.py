@@ -120,7 +120,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.watching": SERVER - {"streamer.server", "streamer.pages", "streamer.offer"},
     "streamer.logs": {"streamer.config"},
     "streamer.artefacts": set(),
-    "streamer.recordings": {"models.config", "streamer.audio", "numpy", "soundfile", "soxr"},
+    "streamer.recordings": {"streamer.blocks", "=streamer", "numpy"},
+    "streamer.blocks": {"models.config", "streamer.artefacts", "streamer.audio", "streamer.codecs"}
+    | {"numpy", "soundfile", "soxr"},
     "streamer.transcriber": {"streamer.backends.base", "streamer.decoding", "models.config", "numpy"},
     "streamer.bench": {"clients", "streamer.protocols.events"},
     "streamer.cli": COMMAND,

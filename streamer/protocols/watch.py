@@ -6,19 +6,9 @@ Between `live` and `away` a viewer gets the speaker's own partials and finals, a
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 
-from streamer.errors import Refusal
-
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
-
-
-def room_name(text: str) -> str:
-    """The name under which a room is kept: two that differ in case alone are one room. Raises Refusal."""
-    if not _NAME.match(text):
-        raise Refusal("room", text, "1 to 64 of A-Z a-z 0-9 _ -")
-    return text.lower()
+from streamer.protocols.events import Closed, Error, Final, Partial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +40,11 @@ class Away:
     session_id: str
 
 
+WatchEvent = Entered | Live | Partial | Final | Away | Closed | Error
+
+
 def write(event: Entered | Live | Away) -> str:
-    """The text message of an event; the speaker's own events are written by `native`."""
+    """The text message of an event; those that a speaker is told, too, are written by `native`."""
     match event:
         case Entered(room=room, live=live, left_out=left_out):
             message = {"type": "room", "room": room, "live": live} | ({"left_out": left_out} if left_out else {})
