@@ -18,7 +18,19 @@ from streamer.codecs.wav import read_header, read_samples
 if TYPE_CHECKING:
     from streamer.codecs.piece import Samples
 
-__all__ = ["CONTAINERS", "Damaged", "NoCodecs", "Piece", "Readable", "check_installed", "container_of", "pieces"]
+__all__ = [
+    "CONTAINERS",
+    "MOST_CHANNELS",
+    "RATES",
+    "Damaged",
+    "NoCodecs",
+    "Piece",
+    "Readable",
+    "Source",
+    "check_installed",
+    "container_of",
+    "pieces",
+]
 
 CONTAINERS = ("webm", "ogg", "flac", "mp3", "mp4", "wav")
 RATES = (8_000, 192_000)  # hertz
@@ -105,7 +117,8 @@ def _wav(source: Source) -> Iterator[tuple[Samples, int]]:
             yield samples, form.rate
         return
     if importlib.util.find_spec("av") is None:
-        raise NoCodecs(f"wav (format {form.tag}, {8 * form.width} bits)")
+        expected = "PCM, floats, mu-law or A-law (streamer-asr[codecs] has more)"
+        raise Broken(f"WAV format {form.tag} of {8 * form.width} bits", expected, source.at)
     from streamer.codecs.demuxed import read_demuxed
 
     source.unread(head)
