@@ -1,0 +1,55 @@
+/**
+ * The overlay: a few lines over whatever lies behind, for OBS and video calls. Shows a room (`?room=NAME`), or what
+ * this machine's microphone hears. Wires its parts together.
+ */
+import { Captions } from "./captions.js";
+import { byId, make } from "./elements.js";
+import { look } from "./look.js";
+import { takeKey } from "./server.js";
+import { Store } from "./settings.js";
+import { Speaker } from "./speaker.js";
+import { Transcript, textOf } from "./transcript.js";
+import { Watcher } from "./watcher.js";
+
+/** After so long without a new word the lines leave the picture. */
+const QUIET_MS = 10000;
+const KEPT = 8;
+
+takeKey();
+const store = new Store();
+look(store, "dark"); // light letters over a picture, whatever the system likes
+const transcript = new Transcript();
+const captions = new Captions(byId("captions"), { kept: KEPT });
+let quiet = 0;
+
+transcript.listen((entry, gone) => {
+  if (entry.kind === "gap") return; // a picture has no room for what was not heard
+  captions.show(entry, gone);
+  if (entry.settled) byId("log").replaceChildren(make("p", {}, textOf(entry)));
+  byId("lines").classList.remove("quiet");
+  clearTimeout(quiet);
+  quiet = setTimeout(() => byId("lines").classList.add("quiet"), QUIET_MS);
+});
+
+/** @param {{name: string, text: string}} status what went wrong is shown, what goes well is not */
+function show({ name, text }) {
+  const element = byId("status");
+  element.hidden = name !== "trouble" && name !== "reconnecting";
+  element.textContent = text;
+}
+
+if (store.now.room) {
+  new Watcher(store.now.room, transcript, show).start();
+} else {
+  const start = byId("start");
+  const speaker = new Speaker(() => ({ ...store.now, source: "microphone", room: "" }), transcript, {
+    level: () => {},
+    status(status) {
+      show(status);
+      start.hidden = speaker.running;
+    },
+  });
+  start.hidden = false;
+  start.addEventListener("click", () => void speaker.start());
+  if (store.now.start) void speaker.start();
+}
