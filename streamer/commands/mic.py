@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
         streamer mic
         streamer mic --list
         streamer mic --device usb --latency 160 --save talk.wav --save talk.srt
+        streamer mic --room lecture
         streamer mic --local --model nemotron.nemo
         streamer mic --json | jq -r 'select(.type == "final").text'
         """,
@@ -47,6 +48,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--device", metavar="D", help="index or part of the name (default: the system's)")
     parser.add_argument("--url", default="ws://127.0.0.1:9000", help="the daemon (default: %(default)s)")
     parser.add_argument("--key", default=os.environ.get("STREAMER_KEY"), help="API key (default: $STREAMER_KEY)")
+    parser.add_argument("--room", metavar="NAME", help="what is said goes to this room's viewers too: /watch/NAME")
     parser.add_argument("--local", action="store_true", help="no daemon: the model runs in this process")
     parser.add_argument(
         "--save",
@@ -91,6 +93,8 @@ def _list() -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.latency is not None and not (args.latency.isascii() and args.latency.isdigit() and int(args.latency)):
         raise CommandError(f"--latency {args.latency}: expected one of the model's, in milliseconds", USAGE)
+    if args.local and args.room is not None:
+        raise CommandError("--room: viewers come to a daemon; expected without --local", USAGE)
     if not args.local:
         idle = [f"--{name}" for name, default in OF_THE_MODEL.items() if getattr(args, name) != default]
         if idle:
@@ -135,7 +139,7 @@ class _Listening:
 
         asked = self._args
         latency = int(asked.latency) if asked.latency else None
-        options = Options(sample_rate=self._source.rate, latency_ms=latency, language=asked.language)
+        options = Options(sample_rate=self._source.rate, latency_ms=latency, language=asked.language, room=asked.room)
 
         async def connected() -> Client:
             client = Client(url, options, key, heartbeat_s=HEARTBEAT_S)
