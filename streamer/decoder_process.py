@@ -33,6 +33,7 @@ HEADER = struct.Struct("<BxHIQ")
 SAMPLES, USED, DAMAGE, END = range(4)
 MOST_SAMPLES_BYTES = 1 << 18  # in one frame; a longer piece is cut
 REQUEST = struct.Struct("8s")  # the container's name; two sockets come with it: the bytes, and the life
+READ_BYTES = 1 << 16
 MEMORY_MIB = 256  # above what the process has when it starts
 CPU_S = 10  # to the next byte asked for or sample given
 NICE = 5
@@ -58,15 +59,17 @@ def decode(wire: Wire, container: str, lives: Callable[[], None] = lambda: None)
             lives()
             _send(wire, piece)
             inlet.seconds += len(piece.samples) / piece.sample_rate
-        while inlet.read(1 << 16):  # what may lie behind the sound is used up too
+        while inlet.read(READ_BYTES):  # what may lie behind the sound is used up too
             pass
     except Damaged as damaged:
-        return _send_damage(wire, damaged)
+        _send_damage(wire, damaged)
     except MemoryError:
-        return _send_damage(
-            wire, Damaged("bytes that want too much memory", f"at most {MEMORY_MIB} MiB", inlet.used, 0)
-        )
-    wire.write(HEADER.pack(END, 0, 0, 0))
+        expected = f"what {MEMORY_MIB} MiB of memory are enough for"
+        _send_damage(wire, Damaged("bytes that want more", expected, inlet.used, inlet.seconds))
+    else:
+        wire.write(HEADER.pack(END, 0, 0, 0))
+    while wire.read(READ_BYTES):  # a socket closed before its bytes are read takes back what was written to it
+        pass
 
 
 def _send(wire: Wire, piece: Piece) -> None:

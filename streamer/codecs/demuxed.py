@@ -13,6 +13,7 @@ import av.error
 
 from streamer.codecs.boxes import Boxes
 from streamer.codecs.complaints import Complaints
+from streamer.codecs.pages import Pages
 from streamer.codecs.piece import Broken, Readable, Source, plain
 from streamer.codecs.sound import DECODERS, STRICT, Sound, check_decoder, reason
 
@@ -31,20 +32,33 @@ WHATS = {"webm": "WebM or Matroska", "ogg": "Ogg", "mp4": "MP4", "wav": "WAV"}
 
 def read_demuxed(source: Source, container: str) -> Iterator[tuple[Samples, int]]:
     """(samples, rate) as the packets come; raises Broken."""
-    tap = _Tap(source, container)
+    match container:
+        case "ogg":
+            pages = Pages(source)
+            while pages.another():
+                yield from _read(pages, source, container, pages.began)
+        case "mp4":
+            yield from _read(Boxes(source), source, container, 0)
+        case _:
+            yield from _read(source, source, container, 0)
+
+
+def _read(inner: Readable, source: Source, container: str, began: int) -> Iterator[tuple[Samples, int]]:
+    """One recording, begun at this byte of `source`; `inner` is what the demuxer reads of it."""
+    tap = _Tap(inner, source, container)
     opened = tap.call(lambda: _open(tap, container))
     assert opened is not None
     with opened:
         if not opened.streams.audio:
             raise Broken("no audio stream", f"{WHATS[container]} with sound", source.at)
         stream = opened.streams.audio[0]
-        check_decoder(stream.codec_context.name, source.at)
+        check_decoder(stream.codec_context, source.at)
         stream.codec_context.options = STRICT
         stream.codec_context.thread_count = 1
         sound = Sound(stream.codec_context, source)
         packets = opened.demux(stream)
         while (packet := tap.call(lambda: _next(packets))) is not None:
-            yield from sound.decode(packet, packet.pos if packet.pos is not None else source.at)
+            yield from sound.decode(packet, source.at if packet.pos is None else began + packet.pos)
         yield from sound.end()
 
 
@@ -78,12 +92,11 @@ def _next(packets: Iterator[AudioPacket]) -> AudioPacket | None:
 class _Tap:
     """What the demuxer reads from. What it raises, or logs while more bytes come, is damage; that they end is none."""
 
-    def __init__(self, source: Source, container: str) -> None:
-        self._source, self._container = source, container
-        self._bytes: Readable = Boxes(source) if container == "mp4" else source
+    def __init__(self, inner: Readable, source: Source, container: str) -> None:
+        self._inner, self._source, self._container = inner, source, container
         self._complaints = Complaints()
         self._broken: Broken | None = None
-        self._opened = False
+        self._opened = self._ended = False
 
     def read(self, size: int) -> bytes:
         """Bytes for the demuxer; none once it has complained, or it would search all that comes for a new start.
@@ -94,10 +107,12 @@ class _Tap:
         if self._broken is not None:
             return b""
         try:
-            return self._bytes.read(size)
+            data = self._inner.read(size)
         except Broken as broken:
             self._broken = broken
             return b""
+        self._ended = not data
+        return data
 
     def call(self, work: Callable[[], T]) -> T | None:
         """Do something with the demuxer; None if the bytes ended amid it. Raises Broken."""
@@ -108,7 +123,7 @@ class _Tap:
         except (av.error.FFmpegError, MemoryError, OSError, ValueError) as error:
             failed = error
         self._judge()
-        if failed is not None and self._broken is None and not (self._opened and self._source.ended):
+        if failed is not None and self._broken is None and not (self._opened and self._ended):
             got = self._complaints.first(FORMATS[self._container]) or reason(failed)
             self._broken = Broken(plain(got), WHATS[self._container], self._source.at)
         if self._broken is not None:  # what the demuxer found behind it is not given out
@@ -118,5 +133,5 @@ class _Tap:
 
     def _judge(self) -> None:
         said = self._complaints.first(FORMATS[self._container])
-        if said is not None and self._broken is None and not self._source.ended:
+        if said is not None and self._broken is None and not self._ended:
             self._broken = Broken(plain(said), WHATS[self._container], self._source.at)

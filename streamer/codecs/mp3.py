@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from streamer.codecs.sound import AudioPacket
 
 READ_BYTES = 1 << 14
+TAGS = (b"TAG", b"ID3")  # at the end, and where files were put one behind the other
 JUNK_BYTES = 1 << 16  # before the first sound and behind the last: tags
 INFO_WITHIN = 48  # bytes of its frame: header, checksum, side information
 DECODER_DELAY = 529  # samples; the encoder's own delay is in the information frame (LAME's tag, revision 1)
@@ -27,15 +28,15 @@ def read_mp3(source: Source) -> Iterator[tuple[Samples, int]]:
     context = opened("mp3float")
     sound = Sound(context, source, tolerated=JUNK_BYTES, starts_anywhere=True)
     skip = 0  # samples that the encoder put before the first
-    first = True
     at = source.at
+    heard = False
     for packet in _packets(context, source):
-        data = bytes(packet) if first else b""
-        first = False
-        if (info := _information(data)) is not None:
+        data = bytes(packet)
+        if not heard and (info := _information(data)) is not None:
             skip = info
-        elif data[:3] != b"TAG":
+        elif data[:3] not in TAGS:
             for samples, rate in sound.decode(packet, at):
+                heard = True
                 if samples.shape[0] > skip:
                     yield samples[skip:], rate
                 skip = max(0, skip - samples.shape[0])

@@ -64,12 +64,10 @@ class Source:
         self._held = b""
         self.at = 0
         """Bytes given out."""
-        self.ended = False
-        """The end was read."""
 
     def read(self, size: int = 1 << 16) -> bytes:
         """At most `size` bytes and at least one, b"" at the end."""
-        data = self._held[:size] if self._held else self._read(size)
+        data = self._held[:size] if self._held else self._file.read(size)
         self._held = self._held[len(data) :]
         self.at += len(data)
         return data
@@ -91,11 +89,6 @@ class Source:
         """Put back what was read last."""
         self._held = data + self._held
         self.at -= len(data)
-
-    def _read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self.ended = not data
-        return data
 
 
 def plain(text: str) -> str:

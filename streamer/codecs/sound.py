@@ -88,10 +88,11 @@ def opened(name: str) -> AudioCodecContext:
     return context
 
 
-def check_decoder(name: str, at_byte: int) -> None:
-    """Refuse what is no codec for sound of ours."""
-    if name not in DECODERS:
-        raise Broken(f"audio coded as {plain(name)}", KNOWN, at_byte)
+def check_decoder(context: AudioCodecContext | None, at_byte: int) -> None:
+    """Refuse what is no codec for sound of ours; PyAV has no context where it knows no decoder."""
+    if context is None or context.name not in DECODERS:
+        name = "something unknown" if context is None else plain(context.name)
+        raise Broken(f"audio coded as {name}", KNOWN, at_byte)
 
 
 def reason(error: BaseException) -> str:

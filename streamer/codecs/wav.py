@@ -51,10 +51,10 @@ def read_header(source: Source) -> tuple[Format, int | None, bytes]:
     size64: int | None = None
     while len(chunk := source.exactly(8)) == 8:
         name, size = chunk[:4], int.from_bytes(chunk[4:], "little")
-        head += chunk
         if name == b"data":
             if found is None:
                 raise Broken("samples before their format", WHAT, source.at)
+            head += chunk
             if size == 0xFFFF_FFFF and size64:
                 return found, size64, head
             return found, None if not size or size >= STREAMED else size, head
@@ -64,7 +64,7 @@ def read_header(source: Source) -> tuple[Format, int | None, bytes]:
         if size > MOST_HEADER_BYTES:
             raise Broken(f"a header of {size} bytes", WHAT, source.at)
         body = source.exactly(size + size % 2)
-        head += body
+        head += chunk + body
         if name == b"fmt ":
             found = _format(body, source.at)
         elif len(body) >= 16:
