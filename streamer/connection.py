@@ -76,7 +76,7 @@ class Connection:
         self._asked: deque[float] = deque()  # when finalizes and the close came that have no final yet
         self._gate = Gate(house.limits.max_waiting_s, session.chunk * FRAME_S)
         self._pulse = Pulse(house.limits.heartbeat_s, house.clock())
-        self._intake = None if session.encoding in BARE else Intake(session.encoding, self._decoded)
+        self._intake = None if session.encoding in BARE else Intake(session.encoding, self._decoded, self._damaged)
         self._draining: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._given_up = False  # reads too slowly, or is not there: its socket is not worth waiting for
@@ -203,22 +203,19 @@ class Connection:
     # Compressed audio: what the session hears comes later, from a decoder.
 
     async def _compressed(self, intake: Intake, event: ClientEvent, now: float) -> None:
-        from streamer.codecs import Damaged
-
         session = self._session
-        try:
-            if isinstance(event, Audio):
-                self._guard(lambda: session.arrived(len(event.pcm), now))
-                bare = b"" if session.ending else await intake.feed(event.pcm)
-                if bare:
-                    self._guard(lambda: session.receive(Audio(pcm=bare), now))
+        if isinstance(event, Audio):
+            size = len(event.pcm)
+            self._guard(lambda: session.arrived(size, now))
+            if session.ending or not (bare := await intake.feed(event.pcm)):
                 return
-            if isinstance(event, Finalize):  # it cuts where it was sent
-                await intake.settle()
-        except Damaged as damaged:
-            sentence = str(damaged)
-            self._guard(lambda: session.damaged(sentence, now))
+            event = Audio(pcm=bare)
+        elif isinstance(event, Finalize):  # it cuts where it was sent
+            await intake.settle()
         self._guard(lambda: session.receive(event, now))
+
+    def _damaged(self, sentence: str) -> None:
+        self._guard(lambda: self._session.damaged(sentence, self._house.clock()))
 
     async def _decoded(self, blocks: npt.NDArray[np.float32], sample_rate: int) -> None:
         """A few bytes can hold hours: while too much waits to be heard nothing more is decoded."""
@@ -228,14 +225,9 @@ class Connection:
         await self._gate.passed()
 
     async def _drain(self, intake: Intake) -> None:
-        from streamer.codecs import Damaged
-
         try:
             held = await intake.finish()
             self._guard(lambda: self._session.drained(self._house.clock(), held))
-        except Damaged as damaged:
-            sentence = str(damaged)
-            self._guard(lambda: self._session.damaged(sentence, self._house.clock()))
         except Exception:
             self._break()
 

@@ -88,6 +88,10 @@ class Decoder:
             self._child.writer.write_eof()
         await self._until(lambda: False)
 
+    async def over(self) -> None:
+        """Until nothing more comes out, which damage can bring about at any time."""
+        await self._until(lambda: False)
+
     def close(self) -> None:
         """End the process at once. Idempotent; what waits in another method returns."""
         self._closed = True

@@ -6,36 +6,51 @@ Knows nothing of WebSockets, of words, or of how a codec works.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from streamer.audio import bytes_to_tell, container
+from streamer.codecs import Damaged, NoCodecs, check_installed
+from streamer.decoder import Decoder
+from streamer.errors import Refusal
 from streamer.protocols.events import BARE, CONTAINERS
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from streamer.decoder import Decoder
-
     OnPiece = Callable[[npt.NDArray[np.float32], int], Awaitable[None]]
+    OnEnd = Callable[[str], None]
 
 AUTO = "auto"
+
+
+def check(encoding: str) -> None:
+    """Raise Refusal where a stream of this encoding cannot be heard here."""
+    try:
+        if encoding in CONTAINERS:
+            check_installed(encoding)
+    except NoCodecs:
+        bare = ", ".join(BARE)
+        raise Refusal("encoding", encoding, f"{bare} or wav: this server lacks its extra codecs") from None
 
 
 class Intake:
     """One stream's. `feed`, then `finish`; `settle` between; always `close`. Calls wait for each other.
 
-    Raises codecs.Damaged where the stream is; what came out of it before that has been handed to `on_piece`.
+    Where the stream is damaged, or cannot be decoded here, `on_damage` learns it in a sentence, once, at any time; what
+    came out of it before that has been handed to `on_piece`. Other faults (no process to be had) are raised.
     """
 
-    def __init__(self, encoding: str, on_piece: OnPiece) -> None:
+    def __init__(self, encoding: str, on_piece: OnPiece, on_damage: OnEnd) -> None:
         assert encoding not in BARE, f"encoding: got {encoding}, expected {AUTO} or a container"
         self._container = encoding if encoding in CONTAINERS else None
-        self._on_piece = on_piece
+        self._on_piece, self._on_damage = on_piece, on_damage
         self._held = b""  # the first bytes, while they do not tell yet what they are
-        self._bare = False
+        self._bare = self._damaged = False
         self._decoder: Decoder | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
     async def feed(self, data: bytes) -> bytes:
@@ -43,37 +58,56 @@ class Intake:
         async with self._turn:
             if self._bare:
                 return data
-            if self._decoder is not None:
+            if self._decoder is None:
+                self._held += data
+                if self._container is None and len(self._held) < bytes_to_tell(self._held):
+                    return b""
+                data, self._held = self._held, b""
+                if (kind := self._container or container(data)) is None:
+                    self._bare = True
+                    return data
+            else:
+                kind = ""
+            with self._damage_told():
+                if self._decoder is None:
+                    self._decoder = await Decoder.start(kind, self._on_piece)
+                    self._watch = asyncio.create_task(self._over(self._decoder))
                 await self._decoder.feed(data)
-                return b""
-            self._held += data
-            if self._container is None and len(self._held) < bytes_to_tell(self._held):
-                return b""
-            held, self._held = self._held, b""
-            if (kind := self._container or container(held)) is None:
-                self._bare = True
-                return held
-            from streamer.decoder import Decoder
-
-            self._decoder = await Decoder.start(kind, self._on_piece)
-            await self._decoder.feed(held)
             return b""
 
     async def settle(self) -> None:
         """Until everything fed so far has been heard, as far as it can be decoded without what follows."""
         async with self._turn:
             if self._decoder is not None:
-                await self._decoder.settle()
+                with self._damage_told():
+                    await self._decoder.settle()
 
     async def finish(self) -> bytes:
         """No more comes: the rest is decoded. Returns first bytes that were too few to tell what they are."""
         async with self._turn:
             if self._decoder is not None:
-                await self._decoder.finish()
+                with self._damage_told():
+                    await self._decoder.finish()
             held, self._held = self._held, b""
             return held
 
     def close(self) -> None:
         """Let the decoder go, whatever it is at."""
+        if self._watch is not None:
+            self._watch.cancel()
         if self._decoder is not None:
             self._decoder.close()
+
+    async def _over(self, decoder: Decoder) -> None:
+        """Damage is told when it is found, not when the client says something more."""
+        with contextlib.suppress(Exception), self._damage_told():  # what else happens `feed` and the others raise
+            await decoder.over()
+
+    @contextlib.contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (Damaged, NoCodecs) as damaged:
+            if not self._damaged:
+                self._damaged = True
+                self._on_damage(str(damaged))

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from aiohttp import web
 
 from models.config import ConfigError
-from streamer import auth, logs, sockets
+from streamer import auth, intake, logs, sockets
 from streamer.backends import load_backend
 from streamer.backends.base import Backend
 from streamer.config import Config, Model
@@ -309,6 +309,7 @@ class Daemon:
     def _admit(self, request: web.Request, session_id: str) -> tuple[Session, Speech | None]:
         """A session with its place in the engine and in its room, or the exception that says why not."""
         opening = parse_query(list(request.query.items()), self.offer)
+        intake.check(opening.encoding)
         session = Session(opening, self.backend.config, self.backend.tokenizer, self._settings, self.clock())
         if self._stopping:
             raise Full("it stops, expected a running one")

@@ -95,7 +95,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.decoder": {"streamer.codecs", "streamer.decoder_process", "streamer.nursery", "numpy"},
     "streamer.nursery": {"streamer.decoder_process"},
     "streamer.decoder_process": {"streamer.codecs", "streamer.audio"},
-    "streamer.intake": {"streamer.audio", "streamer.decoder", "streamer.protocols.events", "numpy"},
+    "streamer.intake": {*EVENTS, "streamer.audio", "streamer.codecs", "streamer.decoder", "numpy"},
     "streamer.subtitles": {"streamer.subtitles", "streamer.protocols.events"},
     "streamer.wording": {"streamer.protocols.events", "streamer.transcript"},
     "streamer.engine": ENGINE,
@@ -107,7 +107,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.backends.ort": BACKEND | {"onnxruntime"},
     "streamer.backends.pytorch": BACKEND | {"models", "torch"},
     "streamer.server": SERVER,
-    "streamer.connection": SERVER - {"streamer.server", "streamer.watching", "streamer.pages", "streamer.offer"},
+    "streamer.connection": (SERVER - {"streamer.server", "streamer.watching", "streamer.pages", "streamer.offer"})
+    | {"numpy"},
     "streamer.offer": EVENTS
     | {"=streamer", "streamer.auth", "streamer.config", "streamer.protocols", "streamer.session", "models.config"},
     "streamer.pages": {"streamer.errors", "streamer.protocols.events", "aiohttp"},
@@ -133,6 +134,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The doors to what needs an extra or a client: opened inside the sub-command, never by `import streamer.cli`.
     "streamer.commands.serve": COMMAND
     | {"streamer.config", "streamer.errors", "streamer.logs", "streamer.server", "models.config"},
+    "streamer.commands.standard_input": COMMAND | {"streamer.audio", "streamer.codecs", "numpy"},
+    "streamer.commands.live": COMMAND
+    | {"streamer.backends.base", "streamer.protocols.events", "streamer.subtitles", "streamer.transcript"}
+    | {"streamer.wording", "models.config", "numpy"},
     "streamer.commands.models": COMMAND | {"models"},
     "streamer.commands.train": COMMAND | {"models.training"},
     "streamer.commands.demo": COMMAND | {"clients"},

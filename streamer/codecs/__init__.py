@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from streamer.audio import first_wrong
 from streamer.codecs.piece import Broken, Damaged, NoCodecs, Piece, Readable, Source, plain
 from streamer.codecs.wav import read_header, read_samples
 
@@ -35,7 +36,6 @@ __all__ = [
 CONTAINERS = ("webm", "ogg", "flac", "mp3", "mp4", "wav")
 RATES = (8_000, 192_000)  # hertz
 MOST_CHANNELS = 8
-LOUDEST = 16.0  # beyond it samples are not in -1..1 but, say, 16-bit numbers written as floats
 HEAD_BYTES = 12  # that tell a container
 _MARKS = {
     "wav": ((0, b"RIFF"), (8, b"WAVE")),
@@ -77,9 +77,14 @@ def pieces(file: Readable, container: str | None = None) -> Iterator[Piece]:
     try:
         for samples, rate in _read(source, container):
             _check(samples, rate, source.at)
-            if samples.size:
-                yield Piece(samples, rate)
-                seconds += len(samples) / rate
+            wrong = first_wrong(samples.reshape(-1))
+            good = samples if wrong is None else samples[: wrong // samples.shape[1]]
+            if good.size:
+                yield Piece(good, rate)
+                seconds += len(good) / rate
+            if wrong is not None:
+                value = plain(f"a sample of {samples.reshape(-1)[wrong]:g}")
+                raise Broken(value, "samples, finite and within -1..1", source.at)
     except Broken as broken:
         raise Damaged(broken.got, broken.expected, broken.at_byte, seconds) from None
 
@@ -131,6 +136,3 @@ def _check(samples: Samples, rate: int, at_byte: int) -> None:
         raise Broken(f"{rate} Hz", f"{RATES[0]} to {RATES[1]} Hz", at_byte)
     if not 1 <= samples.shape[1] <= MOST_CHANNELS:
         raise Broken(f"{samples.shape[1]} channels", f"1 to {MOST_CHANNELS} channels", at_byte)
-    peak = float(np.abs(samples).max(initial=0.0))
-    if not peak <= LOUDEST:  # NaN compares false
-        raise Broken(plain(f"a sample of {peak:g}"), "samples, finite and within -1..1", at_byte)
