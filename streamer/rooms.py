@@ -100,12 +100,14 @@ class Room:
             self._tell(partial, self._native.send(partial))
 
     def settle(self, final: Final) -> None:
-        """Kept for late joiners if it has words."""
-        self._drafts.pop(final.channel, None)
+        """Kept for late joiners. One without words matters only where it takes back a draft: a speaker may ask for
+        hundreds of them in one go, which would fill the outboxes of viewers who cannot help it."""
+        drafted = self._drafts.pop(final.channel, None) is not None
         message = self._native.send(final)
         if final.words:
             self._keep(message)
-        self._tell(final, message)
+        if final.words or drafted:
+            self._tell(final, message)
 
     def end(self, session_id: str, audio_seconds: float, now: float) -> None:
         """The stream is over, however it ended; words that were no final are none any more."""

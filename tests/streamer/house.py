@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket as sockets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -44,13 +44,21 @@ class House:
         async with connect(url, compression=None, **{"max_size": None, **options}) as socket:
             yield socket
 
+    @asynccontextmanager
+    async def viewer(self, room: str, **options: Any) -> AsyncIterator[ClientConnection]:
+        url = f"{self.scheme}://127.0.0.1:{self.port}/v1/watch/{room}"
+        async with connect(url, compression=None, **{"max_size": None, **options}) as socket:
+            yield socket
+
     async def empty(self) -> None:
-        """Wait until all connections have ended."""
-        for _ in range(500):
-            if not self.daemon.connections:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"{len(self.daemon.connections)} connections did not end")
+        """Wait until all streams have ended."""
+        await self.settled(lambda: not self.daemon.connections)
+
+    async def settled(self, so: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        """Wait until this is so."""
+        async with asyncio.timeout(timeout_s):
+            while not so():
+                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -116,14 +124,14 @@ async def talk(house_: House, text: str, query: str = "", piece: int = 1001, **o
         return await listen(socket)
 
 
-async def deaf_client(port: int) -> asyncio.StreamWriter:
+async def deaf_client(port: int, path: str = "/v1/stream") -> asyncio.StreamWriter:
     """A WebSocket that never reads again after its handshake."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
     raw: sockets.socket = writer.get_extra_info("socket")
     raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
     writer.write(
-        b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
     )
     await reader.readuntil(b"\r\n\r\n")
     assert isinstance(writer.transport, asyncio.Transport)
@@ -135,3 +143,20 @@ def masked(payload: bytes, opcode: int) -> bytes:
     """A short client frame, its mask all zeros."""
     assert len(payload) < 126
     return bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+
+
+@asynccontextmanager
+async def speaker(home: House, room: str = "demo", query: str = "") -> AsyncIterator[ClientConnection]:
+    """A stream that speaks in a room and is ready."""
+    async with home.client(f"room={room}{query and '&' + query}") as socket:
+        await until(socket, "ready")
+        yield socket
+
+
+async def told(socket: ClientConnection, kind: str, timeout_s: float = 20.0) -> list[Message]:
+    """What a viewer is told, up to the next message of this type."""
+    said: list[Message] = []
+    async with asyncio.timeout(timeout_s):
+        while not said or said[-1]["type"] != kind:
+            said.append(json.loads(await socket.recv()))
+    return said

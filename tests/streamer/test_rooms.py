@@ -124,14 +124,26 @@ async def test_a_late_joiner_gets_the_settled_text_and_what_each_channel_is_sayi
     ]  # fmt: skip
 
 
-async def test_a_final_without_words_is_told_and_not_kept_and_an_error_is_the_speakers_own() -> None:
-    own = house()
+async def test_a_final_without_words_is_told_only_where_it_takes_back_a_partial_and_is_not_kept() -> None:
+    own = house(high=4)
     viewer = own.watch("demo")
     speech = speaking(own)
-    speech.say(final(""), 1.0)
-    speech.say(Error(code="bad_message", message="x=1: expected 2"), 1.0)
-    assert brief(await told(viewer)) == ["room", "live", "final"]
+    for number in range(1000):  # answers to finalizes sent in one go
+        speech.say(final("", number), 1.0)
+    speech.say(partial("he", 1000), 1.0)
+    speech.say(final("", 1000, channel=1), 1.0)
+    assert brief(await told(viewer)) == ["room", "live", "partial he"]
+    speech.say(final("", 1000), 2.0)
+    assert brief(await told(viewer)) == ["final"]
     assert brief(await told(own.watch("demo"))) == ["room", "live"]
+
+
+async def test_an_error_is_the_speakers_own() -> None:
+    own = house()
+    speech = speaking(own)
+    viewer = own.watch("demo")
+    speech.say(Error(code="bad_message", message="x=1: expected 2"), 1.0)
+    assert brief(await told(viewer)) == ["room", "live"]
 
 
 async def test_the_next_stream_tells_how_long_the_speaker_was_away() -> None:
