@@ -1,6 +1,6 @@
-"""Recordings on disk as 16 kHz mono samples: any file libsndfile reads, and members of a tar (`a.tar!member`).
+"""Recordings on disk as 16 kHz samples, whole or in blocks: any file libsndfile or PyAV reads, and members of a tar.
 
-Also the manifests that list them. Knows nothing of streams, models or the command line.
+A member is `a.tar!member`. Also the manifests that list recordings. Knows nothing of models or the command line.
 """
 
 from __future__ import annotations
@@ -17,31 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 
-from models.config import SAMPLE_RATE
-from streamer.audio import LOUDEST
+from streamer import blocks
+from streamer.blocks import WHOLE, CutOff, Part, Unreadable
+
+__all__ = ["WHOLE", "CutOff", "Entry", "Part", "Recordings", "Unreadable", "manifest"]
 
 MEMBER = "!"  # what parts a tar from its member in a manifest
-ROUNDED_S = 0.05  # a duration that near to the file's own is the file's, rounded
 _DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError)  # what a tar cut off or packed wrongly raises
-
-
-class Unreadable(Exception):
-    """A file cannot be used; the text is one sentence that says which and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Where in a file a recording lies, in seconds; a duration of 0 reaches to the end."""
-
-    offset_s: float = 0.0
-    duration_s: float = 0.0
-
-
-WHOLE = Part()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +48,25 @@ class Recordings:
 
     def read(self, name: str, part: Part = WHOLE) -> NDArray[np.float32]:
         """The samples of `name`, mixed to mono at 16 kHz."""
+        return blocks.whole(self._source(name), name, part)
+
+    def blocks(self, name: str, channel: int | None = None) -> Iterator[NDArray[np.float32]]:
+        """The same in blocks, or those of one channel; memory does not grow with the recording (a tar's member is
+        held whole). Raises CutOff at the end where there is less than the file says."""
+        return blocks.blocks(self._source(name), name, channel=channel)
+
+    def channels(self, name: str) -> int:
+        """How many channels `name` has."""
+        return blocks.channels_of(self._source(name), name)
+
+    def _source(self, name: str) -> Path | io.BytesIO:
         tar, mark, member = name.partition(MEMBER)
         path = self.root / name
         if mark and not os.path.exists(path):
-            return decode(io.BytesIO(self._member(self.root / tar, member)), name, part)
+            return io.BytesIO(self._member(self.root / tar, member))
         if not os.path.isfile(path):  # unlike Path's, these take any name for an answer
             raise Unreadable(f"{path}: {_what_it_is(path)}")
-        return decode(path, name, part)
+        return path
 
     def _member(self, tar: Path, member: str) -> bytes:
         try:
@@ -90,43 +86,6 @@ class Recordings:
         for tar in self._tars.values():
             tar.close()
         self._tars.clear()
-
-
-def decode(source: Path | io.BytesIO, name: str, part: Part = WHOLE) -> NDArray[np.float32]:
-    """Mono float32 at 16 kHz; raises Unreadable for what is not audio."""
-    try:
-        with soundfile.SoundFile(source) as file:
-            rate: int = file.samplerate
-            start, end = _span(part, file.frames, rate, name)
-            if file.format == "MP3":  # after a seek libsndfile's MP3 is wrong for a quarter of a second
-                samples = file.read(dtype="float32", always_2d=True)[start:end]
-            else:
-                if start:
-                    file.seek(start)
-                samples = file.read(end - start, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: *.raw, which says nothing of itself
-        reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
-        raise Unreadable(f"{name}: not audio that libsndfile reads ({reason.rstrip('.')})") from None
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(mono).all():
-        raise Unreadable(f"{name}: holds samples that are not numbers (NaN or infinite)")
-    if (peak := float(np.abs(samples).max(initial=0.0))) > LOUDEST:
-        raise Unreadable(f"{name}: got samples up to {peak:.3g}, expected floats within -1..1 (is it 16-bit audio?)")
-    if rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
-    return np.ascontiguousarray(mono, np.float32)
-
-
-def _span(part: Part, length: int, rate: int, name: str) -> tuple[int, int]:
-    """First frame of a part, and the first one behind it."""
-    if part.offset_s and part.offset_s * rate >= length:
-        raise Unreadable(f"{name}: offset {part.offset_s:g} s lies behind its end at {length / rate:.2f} s")
-    start = round(part.offset_s * rate)
-    left_s = (length - start) / rate
-    whole = not part.duration_s or part.duration_s >= left_s
-    if not part.offset_s:  # most manifests give the file's own duration, rounded
-        whole |= part.duration_s >= left_s - ROUNDED_S
-    return start, length if whole else start + round(part.duration_s * rate)
 
 
 def manifest(path: Path) -> Iterator[Entry]:

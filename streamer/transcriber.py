@@ -1,12 +1,13 @@
-"""Whole recordings through a backend, chunk by chunk, many at once. The same chunks that a live stream gets.
+"""Recordings of any length through a backend, chunk by chunk, many at once. The same chunks that a live stream gets.
 
-Knows nothing of files, words or time.
+Knows nothing of files, words or time. A recording is blocks of samples, asked for when the next chunk needs them.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +17,62 @@ from streamer.backends.base import Backend, Heard, Row, samples_needed
 from streamer.decoding import Token
 
 MS = SAMPLE_RATE // 1000  # samples in a millisecond
+Samples = NDArray[np.float32]
 
 
-@dataclass(slots=True)
-class Clip:
-    """One recording on its way through a slot."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one chunk of a recording said."""
 
     index: int
-    pcm: NDArray[np.float32]  # 16 kHz mono, the silence at the end included
-    tokens: list[Token] = field(default_factory=list)
+    tokens: tuple[Token, ...]
+    samples: int  # of the recording that have been taken, the silence at the end not counted
+    ended: bool  # the recording has; nothing more comes of it but, where this was not the `last` chunk, the silence
+    last: bool
     error: Exception | None = None
-    _at: int = 0
-    _chunks: int = 0
 
-    def piece(self, chunk: int) -> tuple[NDArray[np.float32], bool]:
+
+class Clip:
+    """One recording on its way through a slot: blocks in any portions, chunks of the size that is asked for."""
+
+    def __init__(self, index: int, blocks: Iterable[Samples], tail: Samples) -> None:
+        self.index = index
+        self.samples = 0
+        self.ended = False
+        self._blocks, self._tail = iter(blocks), tail
+        self._held: deque[Samples] = deque()
+        self._held_samples = 0
+        self._chunks = 0
+
+    def piece(self, chunk: int) -> tuple[Samples, bool]:
         """The samples of the next chunk, and whether they are the last ones."""
         needed = samples_needed(self._chunks, chunk)
-        taken = self.pcm[self._at : self._at + needed]
-        self._at += len(taken)
         self._chunks += 1
+        while self._held_samples < needed and not self.ended:
+            self._read()
+        taken = self._take(needed)
         return taken, len(taken) < needed
+
+    def _read(self) -> None:
+        block = next(self._blocks, None)
+        if block is None:
+            self.ended = True
+            block = self._tail
+        else:
+            self.samples += len(block)
+        self._held.append(block)
+        self._held_samples += len(block)
+
+    def _take(self, most: int) -> Samples:
+        parts, wanted = [], min(most, self._held_samples)
+        self._held_samples -= wanted
+        while wanted:
+            block = self._held.popleft()
+            if len(block) > wanted:
+                self._held.appendleft(block[wanted:])
+            parts.append(block[:wanted])
+            wanted -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.float32), *parts])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +84,8 @@ class Transcriber:
     prompt: int | None = None
     tail_ms: int = 0
 
-    def run(self, recordings: Iterable[NDArray[np.float32]]) -> Iterator[Clip]:
-        """The clips as they finish, which need not be the order they came in; `index` is that order."""
+    def run(self, recordings: Iterable[Iterable[Samples]]) -> Iterator[Step]:
+        """Every step of every recording, as it is heard; of one recording in order. `index` is their own order."""
         waiting = enumerate(recordings)
         busy: dict[int, Clip] = {}
         while True:
@@ -57,30 +94,24 @@ class Transcriber:
                     busy[slot] = self._start(slot, *entry)
             if not busy:
                 return
-            for slot in self._step(busy):
-                yield busy.pop(slot)
+            for slot, step in self._step(busy):
+                if step.last:
+                    del busy[slot]
+                yield step
 
-    def one(self, pcm: NDArray[np.float32]) -> Clip:
-        """A single recording."""
-        return next(self.run([pcm]))
-
-    def _start(self, slot: int, index: int, pcm: NDArray[np.float32]) -> Clip:
+    def _start(self, slot: int, index: int, blocks: Iterable[Samples]) -> Clip:
         self.backend.open(slot, self.prompt)
-        silence = np.zeros(self.tail_ms * MS, np.float32)
-        return Clip(index, np.concatenate([pcm, silence]) if silence.size else pcm)
+        return Clip(index, blocks, np.zeros(self.tail_ms * MS, np.float32))
 
-    def _step(self, busy: dict[int, Clip]) -> list[int]:
-        """One launch of every busy slot; the slots whose clip is done."""
+    def _step(self, busy: dict[int, Clip]) -> list[tuple[int, Step]]:
+        """One launch of every busy slot."""
         slots = sorted(busy)
         rows = [Row(slot, *busy[slot].piece(self.chunk)) for slot in slots]
         heard = self.backend.collect(self.backend.launch(self.chunk, rows))
-        for slot, result in zip(slots, heard, strict=True):
-            _note(busy[slot], result)
-        return [row.slot for row in rows if row.last or busy[row.slot].error]
+        return [(row.slot, _said(busy[row.slot], row, result)) for row, result in zip(rows, heard, strict=True)]
 
 
-def _note(clip: Clip, heard: Heard) -> None:
+def _said(clip: Clip, row: Row, heard: Heard) -> Step:
     if isinstance(heard, Exception):
-        clip.error = heard
-    else:
-        clip.tokens.extend(heard)
+        return Step(clip.index, (), clip.samples, clip.ended, True, heard)
+    return Step(clip.index, tuple(heard), clip.samples, clip.ended, row.last)

@@ -1,20 +1,22 @@
-"""A model opened for whole recordings, and what it heard as words. Shared by `transcribe`, `eval` and `bench`.
+"""A model opened for recordings, and what it heard as words. Shared by `transcribe`, `eval` and `bench`.
 
 Knows nothing of the daemon. Two ways to hear: chunk by chunk through a backend, or the whole file at once with torch.
+What is heard comes word by word while the recording is still read (`follow`), or as one transcript (`hear`).
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import SAMPLE_RATE, ConfigError, ModelConfig
+from models.config import FRAME_S, SAMPLE_RATE, ConfigError, ModelConfig
 from models.tokenizer import Tokenizer
 from streamer import artefacts
 from streamer.backends import load_backend
@@ -22,11 +24,13 @@ from streamer.commands import USAGE, CommandError, default_latency, processors, 
 from streamer.commands.models import read as read_config
 from streamer.decoding import Token
 from streamer.recordings import Unreadable
-from streamer.transcriber import Clip, Transcriber
+from streamer.transcriber import Step, Transcriber
 from streamer.transcript.utterance import Utterance
 from streamer.transcript.words import Speller, Word
 
+T = TypeVar("T")
 OFFLINE = "offline"
+Samples = NDArray[np.float32]  # [n] at 16 kHz
 SLOTS = 16  # recordings heard together; more gains little on a CPU and costs memory per slot
 
 
@@ -45,24 +49,39 @@ class Transcript:
         return " ".join(word.text for word in self.words)
 
 
-class Opened:
-    """Recordings read one by one as they are asked for; one that cannot be read is said and passed over."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a recording said since the last time: whole words that nothing changes any more, and all its tokens."""
 
-    def __init__(self, reads: Iterable[Callable[[], NDArray[np.float32]]]) -> None:
+    index: int
+    words: tuple[Word, ...]
+    tokens: tuple[Token, ...]
+    quiet_s: float
+    """No word comes that begins before."""
+    duration_s: float
+    """Of the audio so far; all of it where this is the last of the recording."""
+    last: bool
+    error: str | None = None
+
+
+class Opened(Generic[T]):
+    """Recordings opened one by one as they are asked for; one that cannot be read is said and passed over."""
+
+    def __init__(self, reads: Iterable[Callable[[], T]]) -> None:
         self._reads = reads
         self.failed = 0
         self.positions: list[int] = []  # of each recording given out, its place in the order of `reads`
 
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+    def __iter__(self) -> Iterator[T]:
         for position, read in enumerate(self._reads):
             try:
-                pcm = read()
+                recording = read()
             except Unreadable as error:
                 self.failed += 1
                 say(f"streamer: {error}")
                 continue
             self.positions.append(position)
-            yield pcm
+            yield recording
 
 
 class Listener:
@@ -70,22 +89,42 @@ class Listener:
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, latency_ms: int | None) -> None:
         self.config, self.latency_ms = config, latency_ms
-        self._speller = Speller(tokenizer, (config.eou_id, config.eob_id))
+        self.speller = Speller(tokenizer, (config.eou_id, config.eob_id))
 
-    def hear(self, recordings: Iterable[NDArray[np.float32]]) -> Iterator[Transcript]:
-        """The transcripts as they get ready; `index` says which recording."""
+    def follow(self, recordings: Iterable[Iterable[Samples]]) -> Iterator[Said]:
+        """What recordings say while their blocks are read, of one recording in its order; `index` says which."""
         raise NotImplementedError
+
+    def hear(self, recordings: Iterable[Samples]) -> Iterator[Transcript]:
+        """The transcripts as they get ready; `index` says which recording."""
+        heard: dict[int, Heard] = {}
+        for said in self.follow([pcm] for pcm in recordings):
+            so_far = heard.setdefault(said.index, Heard())
+            so_far.add(said)
+            if said.last:
+                yield heard.pop(said.index).transcript(said)
 
     def close(self) -> None:
         """Give back the backend's memory and threads."""
 
-    def _transcript(self, index: int, tokens: Iterable[Any], samples: int) -> Transcript:
-        kept = tuple(Token(token.id, token.frame, token.logp) for token in tokens)
-        utterance = Utterance(self._speller)
-        for token in kept:
-            utterance.add(token)
-        words = utterance.cut(samples / SAMPLE_RATE).words
-        return Transcript(index, words, kept, samples / SAMPLE_RATE)
+
+@dataclass(slots=True)
+class Heard:
+    """All of a recording so far. It grows with what is said: some hundred bytes a word."""
+
+    words: list[Word] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
+
+    def add(self, said: Said) -> None:
+        """What came next."""
+        self.words += said.words
+        self.tokens += said.tokens
+
+    def transcript(self, last: Said) -> Transcript:
+        """The whole; what was heard before an error is not one."""
+        if last.error is not None:
+            return Transcript(last.index, (), (), last.duration_s, last.error)
+        return Transcript(last.index, tuple(self.words), tuple(self.tokens), last.duration_s)
 
 
 class Chunks(Listener):
@@ -93,33 +132,64 @@ class Chunks(Listener):
 
     def __init__(self, transcriber: Transcriber, latency_ms: int) -> None:
         super().__init__(transcriber.backend.config, transcriber.backend.tokenizer, latency_ms)
-        self._transcriber = transcriber
+        self.transcriber = transcriber
 
-    def hear(self, recordings: Iterable[NDArray[np.float32]]) -> Iterator[Transcript]:
-        lengths: list[int] = []
-        for clip in self._transcriber.run(_measured(recordings, lengths)):
-            yield self._result(clip, lengths[clip.index])
+    def follow(self, recordings: Iterable[Iterable[Samples]]) -> Iterator[Said]:
+        speakers: dict[int, _Speaker] = {}
+        for step in self.transcriber.run(recordings):
+            speaker = speakers.get(step.index)
+            if speaker is None:
+                speaker = speakers[step.index] = _Speaker(self.speller, self.transcriber.chunk)
+            if step.last:
+                del speakers[step.index]
+            yield speaker.hear(step)
 
     def close(self) -> None:
-        self._transcriber.backend.close()
+        self.transcriber.backend.close()
 
-    def _result(self, clip: Clip, samples: int) -> Transcript:
-        if clip.error is not None:
-            return Transcript(clip.index, (), (), samples / SAMPLE_RATE, str(clip.error))
-        return self._transcript(clip.index, clip.tokens, samples)
+
+class _Speaker:
+    """One recording's tokens to words. The last word is held back until the next one has begun."""
+
+    def __init__(self, speller: Speller, chunk: int) -> None:
+        self._utterance = Utterance(speller)
+        self._chunk_s = chunk * FRAME_S
+        self._heard_s = self._quiet_s = 0.0
+
+    def hear(self, step: Step) -> Said:
+        """One chunk more. The words before it are given out now, for only now it is known how far the audio reaches."""
+        audio_s = step.samples / SAMPLE_RATE
+        words: tuple[Word, ...] = ()
+        if self._utterance.words > 1:
+            words = self._utterance.cut_before_last(audio_s if step.ended else math.inf).words
+        for token in step.tokens:
+            self._utterance.add(token)
+        if step.last:
+            words += self._utterance.cut(audio_s).words
+        self._heard_s += self._chunk_s
+        if not self._utterance.words:
+            self._quiet_s = self._heard_s
+        error = None if step.error is None else str(step.error)
+        return Said(step.index, words, step.tokens, self._quiet_s, audio_s, step.last, error)
 
 
 class Whole(Listener):
-    """The whole recording at once, for full-context models."""
+    """The whole recording at once, for full-context models: its samples are all held in memory."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, prompt: int | None) -> None:
         super().__init__(model.config, tokenizer, None)
         self._model, self._prompt = model, prompt
         self._offline = import_module("models.transcribe").offline
 
-    def hear(self, recordings: Iterable[NDArray[np.float32]]) -> Iterator[Transcript]:
-        for index, pcm in enumerate(recordings):
-            yield self._transcript(index, self._offline(self._model, pcm, prompt=self._prompt).tokens, len(pcm))
+    def follow(self, recordings: Iterable[Iterable[Samples]]) -> Iterator[Said]:
+        for index, blocks in enumerate(recordings):
+            pcm = np.concatenate([np.zeros(0, np.float32), *blocks])
+            heard = self._offline(self._model, pcm, prompt=self._prompt).tokens
+            tokens = tuple(Token(token.id, token.frame, token.logp) for token in heard)
+            utterance, duration_s = Utterance(self.speller), len(pcm) / SAMPLE_RATE
+            for token in tokens:
+                utterance.add(token)
+            yield Said(index, utterance.cut(duration_s).words, tokens, duration_s, duration_s, True)
 
 
 def open_listener(args: argparse.Namespace, tail_ms: int, slots: int = SLOTS) -> Listener:
@@ -169,9 +239,3 @@ def _prompt(language: str | None, config: ModelConfig) -> int | None:
 
 def _listed(config: ModelConfig) -> str:
     return ", ".join(map(str, sorted(config.latencies_ms))) + " ms"
-
-
-def _measured(recordings: Iterable[NDArray[np.float32]], lengths: list[int]) -> Iterator[NDArray[np.float32]]:
-    for pcm in recordings:
-        lengths.append(len(pcm))
-        yield pcm

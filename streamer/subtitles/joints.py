@@ -58,7 +58,7 @@ def cost(word: str, following: str, pause: float) -> float:
         return LEANS
     if word.lower() in _HELPING:
         return HELPS
-    least = PLAIN - 0.4 * pause
+    least = PLAIN - 0.6 * pause
     if following.lower() in _JOINING:
         return least - 0.25
     return least - 0.15 if following.lower() in _PLACING else least

@@ -26,8 +26,8 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 class Writer:
     """One file being written; a context manager. Of each channel the word times never go back."""
 
-    def __init__(self, out: TextIO, name: str, *, owned: bool) -> None:
-        self._out, self._name, self._owned = out, name, owned
+    def __init__(self, out: TextIO, name: str, channels: int, *, owned: bool) -> None:
+        self._out, self._name, self._channels, self._owned = out, name, channels, owned
 
     def add(self, words: Sequence[Word], channel: int = 0) -> None:
         """Words that were said one after the other, an utterance or a part of one."""
@@ -61,12 +61,12 @@ class Writer:
 
 
 class Text(Writer):
-    """The words of each `add` on a line of their own."""
+    """The words of each `add` on a line of their own; with several channels each line begins with its own, from 1."""
 
     def add(self, words: Sequence[Word], channel: int = 0) -> None:
-        del channel
         if words:
-            self._write(" ".join(word.word for word in words) + "\n")
+            who = f"{channel + 1}: " if self._channels > 1 else ""
+            self._write(who + " ".join(word.word for word in words) + "\n")
 
 
 class JsonLines(Writer):
@@ -104,7 +104,7 @@ class Subtitles(Writer):
     """Cues of all channels in the order of their beginnings."""
 
     def __init__(self, out: TextIO, name: str, style: Style, channels: int, *, owned: bool) -> None:
-        super().__init__(out, name, owned=owned)
+        super().__init__(out, name, channels, owned=owned)
         self._cutters = [Cutter(style, channel) for channel in range(channels)]
         self._heard_s = [0.0] * channels
         self._waiting: list[Cue] = []  # settled, but another channel may still have an earlier one
@@ -127,7 +127,7 @@ class Subtitles(Writer):
         return min(h if b is None else b for h, b in zip(self._heard_s, begins, strict=True))
 
     def _write_before(self, until_s: float) -> None:
-        if len(self._cutters) == 1:
+        if self._channels == 1:
             until_s = float("inf")
         self._waiting.sort(key=lambda cue: (cue.start_ms, cue.channel))
         while self._waiting and self._waiting[0].start_ms <= until_s * MS:
@@ -160,7 +160,7 @@ class WebVtt(Subtitles):
 
     def _cue(self, cue: Cue) -> str:
         lines = "\n".join(cue.lines).translate(_ENTITIES)
-        voice = f"<v Channel {cue.channel + 1}>" if len(self._cutters) > 1 else ""
+        voice = f"<v Channel {cue.channel + 1}>" if self._channels > 1 else ""
         return f"{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n{voice}{lines}\n\n"
 
 
@@ -189,7 +189,7 @@ def open_writer(
     try:
         if kind in _CUES:
             return _CUES[kind](out, name, style or Style(), channels, owned=owned)
-        return _LINES[kind](out, name, owned=owned)
+        return _LINES[kind](out, name, channels, owned=owned)
     except BaseException:
         if owned:
             with suppress(OSError):

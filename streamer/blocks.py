@@ -1,0 +1,227 @@
+"""One recording's bytes to blocks of 16 kHz samples, so that its length never matters. Knows nothing of folders.
+
+libsndfile reads what it can; PyAV (the extra `codecs`) reads the rest. All blocks together are, bit for bit, what one
+block as long as the recording would be: mixing is elementwise, and soxr's stream does not depend on its chunks.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from models.config import SAMPLE_RATE
+from streamer.artefacts import how_to_add
+from streamer.audio import first_wrong
+from streamer.codecs import Damaged, NoCodecs, container_of, pieces
+from streamer.codecs.piece import Broken, Source
+from streamer.codecs.wav import read_header
+
+Samples = NDArray[np.float32]
+
+FRAMES = 1 << 15  # read at once, always so many: in other portions MP3 comes out other by 1e-7
+ROUNDED_S = 0.05  # a duration that near to the file's own is the file's, rounded
+SLACK = 0.05  # an MP3 without an index guesses its length
+HEAD_BYTES = 12  # that tell a container
+
+
+class Unreadable(Exception):
+    """A file cannot be used, or not from here on; the text is one sentence that says which and why."""
+
+
+class CutOff(Unreadable):
+    """A file holds less than it says; what there is has been read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where in a file a recording lies, in seconds; a duration of 0 reaches to the end."""
+
+    offset_s: float = 0.0
+    duration_s: float = 0.0
+
+
+WHOLE = Part()
+
+
+def blocks(source: Path | io.BytesIO, name: str, part: Part = WHOLE, channel: int | None = None) -> Iterator[Samples]:
+    """Float32 [n] at 16 kHz: one channel, or the mean of all.
+
+    Raises Unreadable (once what lies before has been given out) for what is not audio, CutOff where there is less
+    than the file says, or nothing at all.
+    """
+    resampler, rate, nothing = None, SAMPLE_RATE, True
+    for samples, now in _raw(source, name, part):
+        if now != rate:  # most often the first one's; chained Ogg may change it later
+            if resampler is not None:
+                yield resampler.resample_chunk(_NOTHING, last=True)
+            rate = now
+            resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ") if rate != SAMPLE_RATE else None
+        wrong = first_wrong(samples.reshape(-1))
+        good = samples if wrong is None else samples[: wrong // samples.shape[1]]
+        if len(good):
+            nothing = False
+            heard = _heard(good, channel)
+            yield heard if resampler is None else resampler.resample_chunk(heard)
+        if wrong is not None:
+            raise Unreadable(f"{name}: {_what_is_wrong(samples)}")
+    if resampler is not None:
+        yield resampler.resample_chunk(_NOTHING, last=True)
+    if nothing:
+        raise CutOff(f"{name}: holds no samples")
+    missing_s = _missing_s(source) if not part.duration_s else 0.0
+    if missing_s:
+        raise CutOff(f"{name}: ends {missing_s:.2f} s before its header says (cut off?)")
+
+
+_NOTHING = np.zeros(0, np.float32)
+
+
+def whole(source: Path | io.BytesIO, name: str, part: Part = WHOLE) -> Samples:
+    """All blocks in one. What is cut off is as long as it is."""
+    read = [_NOTHING]
+    with suppress(CutOff):
+        read.extend(blocks(source, name, part))
+    return np.concatenate(read)
+
+
+def channels_of(source: Path | io.BytesIO, name: str) -> int:
+    """How many channels the recording has."""
+    for samples, _ in _raw(source, name, WHOLE):
+        return int(samples.shape[1])
+    raise CutOff(f"{name}: holds no samples")
+
+
+def _heard(samples: Samples, channel: int | None) -> Samples:
+    if channel is None and samples.shape[1] > 1:
+        mean: Samples = samples.mean(axis=1, dtype=np.float32)
+        return mean
+    return np.ascontiguousarray(samples[:, min(channel or 0, samples.shape[1] - 1)])
+
+
+def _what_is_wrong(samples: Samples) -> str:
+    if not np.isfinite(samples).all():
+        return "holds samples that are not numbers (NaN or infinite)"
+    peak = float(np.abs(samples).max(initial=0.0))
+    return f"got samples up to {peak:.3g}, expected floats within -1..1 (is it 16-bit audio?)"
+
+
+# Where the samples come from: [n, channels] with their rate, in hertz.
+
+
+def _raw(source: Path | io.BytesIO, name: str, part: Part) -> Iterator[tuple[Samples, int]]:
+    _rewind(source)
+    try:
+        file = soundfile.SoundFile(source)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: *.raw, which says nothing of itself
+        yield from _sliced(_decoded(source, name, _reason(error)), name, part)
+        return
+    with file:
+        if file.frames == 0 and file.format.startswith("WAV"):  # whoever wrote it never came back to fill in its size
+            yield from _sliced(_decoded(source, name, "no samples"), name, part)
+        else:
+            yield from _by_libsndfile(file, name, part)
+
+
+def _by_libsndfile(file: soundfile.SoundFile, name: str, part: Part) -> Iterator[tuple[Samples, int]]:
+    rate: int = file.samplerate
+    start, end = _span(part, file.frames, rate, name)
+    at = 0
+    if start and file.format != "MP3":  # after a seek libsndfile's MP3 is wrong for a quarter of a second
+        at = file.seek(start)
+    while at < end:
+        try:
+            samples = file.read(FRAMES, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            reason = _reason(error) or "it cannot be decoded"
+            raise Unreadable(f"{name}: damaged behind {at / rate:.2f} s ({reason})") from None
+        if not len(samples):
+            if end - at > SLACK * end:
+                raise CutOff(f"{name}: ends at {at / rate:.2f} s, expected {end / rate:.2f} s (cut off?)")
+            return
+        yield samples[max(0, start - at) : end - at], rate
+        at += len(samples)
+
+
+def _span(part: Part, length: int, rate: int, name: str) -> tuple[int, int]:
+    """First frame of a part, and the first one behind it."""
+    if part.offset_s and part.offset_s * rate >= length:
+        raise Unreadable(f"{name}: offset {part.offset_s:g} s lies behind its end at {length / rate:.2f} s")
+    start = round(part.offset_s * rate)
+    left_s = (length - start) / rate
+    to_the_end = not part.duration_s or part.duration_s >= left_s
+    if not part.offset_s:  # most manifests give the file's own duration, rounded
+        to_the_end |= part.duration_s >= left_s - ROUNDED_S
+    return start, length if to_the_end else start + round(part.duration_s * rate)
+
+
+def _decoded(source: Path | io.BytesIO, name: str, reason: str) -> Iterator[tuple[Samples, int]]:
+    """What PyAV makes of a file that libsndfile gives up for this reason."""
+    try:
+        with _bytes_of(source) as file:
+            if container_of(file.read(HEAD_BYTES)) is None:
+                raise Unreadable(f"{name}: not audio that libsndfile reads ({reason})")
+            file.seek(0)
+            for piece in pieces(file):
+                yield piece.samples, piece.sample_rate
+    except OSError as error:
+        raise Unreadable(f"{name}: cannot be read ({error.strerror or error})") from None
+    except NoCodecs:
+        raise Unreadable(f"{name}: audio that needs PyAV, which is not installed: {how_to_add('codecs')}") from None
+    except Damaged as damaged:
+        raise Unreadable(f"{name}: {damaged}") from None
+
+
+def _sliced(raw: Iterator[tuple[Samples, int]], name: str, part: Part) -> Iterator[tuple[Samples, int]]:
+    """A part of a stream whose length nobody knows."""
+    at_s = 0.0
+    end_s = part.offset_s + part.duration_s if part.duration_s else float("inf")
+    for samples, rate in raw:
+        first, behind = (part.offset_s - at_s) * rate, min(len(samples), (end_s - at_s) * rate)
+        at_s += len(samples) / rate
+        if (wanted := samples[max(0, round(first)) : max(0, round(behind))]).size:
+            yield wanted, rate
+        if at_s >= end_s:
+            return
+    if part.offset_s and part.offset_s >= at_s:
+        raise Unreadable(f"{name}: offset {part.offset_s:g} s lies behind its end at {at_s:.2f} s")
+
+
+def _missing_s(source: Path | io.BytesIO) -> float:
+    """What a WAV's header promises beyond the file's end, in seconds; 0 for what says nothing of it."""
+    try:
+        with _bytes_of(source) as file:
+            place = Source(file)
+            form, size, _ = read_header(place)
+            missing = (size or 0) - (file.seek(0, io.SEEK_END) - place.at) if form.native else 0
+            return max(0, missing // (form.width * form.channels)) / form.rate
+    except (Broken, OSError):
+        return 0.0
+
+
+@contextmanager
+def _bytes_of(source: Path | io.BytesIO) -> Iterator[BinaryIO]:
+    _rewind(source)
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            yield file
+    else:
+        yield source
+
+
+def _rewind(source: Path | io.BytesIO) -> None:
+    if not isinstance(source, Path):
+        source.seek(0)
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
+    return reason.rstrip(".")
