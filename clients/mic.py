@@ -26,7 +26,7 @@ import numpy as np
 from streamer.protocols.events import SAMPLE_RATES
 
 PREFERRED_RATE = 16000  # hertz; what the models hear, so that nobody resamples
-OTHER_RATES = (48000, 44100, 32000, 8000)  # for a device whose default the wire has no room for, 96 kHz say
+OTHER_RATES = (48000, 44100, 32000, 8000)  # for a device whose default the wire has no room for
 LISTED_RATES = (8000, 16000, 32000, 44100, 48000)
 PIECE_S = 0.02
 QUEUE_S = 10.0  # captured and not yet taken; beyond it audio is dropped and counted

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from streamer.protocols.events import ServerEvent
 
-WIDE = 60  # columns; on a narrower terminal the end of a line's time is left out
-_LEAST_TEXT = 12  # columns of words, however narrow it is
+WIDE, NARROW = 60, 30  # columns; below the first the end of a line's time is left out, below the second its time
 
 Footer = Callable[[int, bool], "Text"]  # columns, whether only ASCII can be shown -> one line
 
@@ -128,14 +127,16 @@ def _times(start_s: float, end_s: float) -> str:
 
 
 def _lead(start_s: float, end_s: float, width: int) -> str:
-    return _times(start_s, end_s) if width >= WIDE else f"{start_s:7.2f}  "
+    if width >= WIDE:
+        return _times(start_s, end_s)
+    return f"{start_s:7.2f}  " if width >= NARROW else ""
 
 
 def _hung(text: Text, lead: str, console: Console, width: int) -> list[Text]:
     """Lines of the text: the first one behind its lead, the others below its beginning."""
     from rich.text import Text
 
-    lines = text.wrap(console, max(_LEAST_TEXT, width - len(lead)))
+    lines = text.wrap(console, width - len(lead))
     for line in lines:
         line.rstrip()
     return [Text(" " * len(lead) if at else lead) + line for at, line in enumerate(lines)]

@@ -28,7 +28,7 @@ class Meter:
         self._recent: deque[bytes] = deque(maxlen=round(SHOWN_S / PIECE_S))
         self._samples = 0
         self._squares, self._peak_db = 0.0, -math.inf
-        self._silent_s = 0.0
+        self._silent = 0  # samples in a row
 
     @property
     def seconds(self) -> float:
@@ -48,9 +48,8 @@ class Meter:
         self._samples += samples
         self._squares += samples * 10 ** (now.rms_db / 10)
         self._peak_db = max(self._peak_db, now.peak_db)
-        before = self._silent_s
-        self._silent_s = self._silent_s + samples / self._rate if now.peak_db < MUTED_DB else 0.0
-        return before < MUTED_S <= self._silent_s
+        before, self._silent = self._silent, self._silent + samples if now.peak_db < MUTED_DB else 0
+        return before < MUTED_S * self._rate <= self._silent
 
     def line(self, width: int, ascii_only: bool) -> Text:
         """Time, bar and figures in so many columns; the bar is full to the RMS and goes on thin to the peak."""
@@ -61,7 +60,7 @@ class Meter:
         clock = f"{minutes:d}:{seconds:02d}"
         loudest = _figure(now.peak_db)
         figures = f"peak {loudest}  rms {_figure(now.rms_db)} dBFS" if width >= 70 else loudest
-        note = self.note or ("only silence: muted?" if self._silent_s >= MUTED_S else "")
+        note = self.note or ("only silence: muted?" if self._silent >= MUTED_S * self._rate else "")
         note = f"  {note}" if note else ""
         bar = min(_BAR[1], max(_BAR[0], width - 5 - len(clock) - len(figures) - len(note)))
         full, thin, empty = "#=." if ascii_only else "━─┄"

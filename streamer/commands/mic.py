@@ -218,10 +218,11 @@ class _Listening:
                 self._notice("the daemon is back")
                 self._away, self._meter.note = False, ""
             case Lost():
+                gap = f"[{event.end - event.start:.1f} s not heard]"
                 self._failed = True
-                self._notice(f"{event.end - event.start:.1f} s were not heard: {event.reason}")
+                self._saves.unheard(event.start, event.end, gap)
                 if not self._args.json:
-                    self._captions.line(event.start, event.end, f"[{event.end - event.start:.1f} s lost]")
+                    self._captions.line(event.start, event.end, gap)
                 return
             case Final():
                 self._saves.final(event)

@@ -6,6 +6,7 @@ said and given up; the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -15,11 +16,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from streamer.commands import USAGE, CommandError, say
+from streamer.protocols.events import Word
 from streamer.subtitles.writers import KINDS, open_writer
 
 if TYPE_CHECKING:
     from streamer.protocols.events import Final
 
+ALL = ("wav", *KINDS)
+FOR_PEOPLE = ("txt", "srt", "vtt")
+GAP_S = 4.0  # what says of a gap is shown at most so long
 WAV_BYTES = (1 << 32) - 4096  # what the length field of a WAV file can say, its header included
 FLUSH_S = 1.0
 _SAMPLE_BYTES = 2
@@ -99,26 +104,37 @@ class Saves:
         """Words that stay as they are."""
         self._each(lambda file: file.add(final.words) if not isinstance(file, Wav) else None)
 
+    def unheard(self, start_s: float, end_s: float, text: str) -> None:
+        """A gap, said in the files that are for people; in the others the times show it."""
+        parts = text.split()
+        step_s = min(end_s - start_s, GAP_S) / len(parts)
+        words = [
+            Word(word=part, start=start_s + at * step_s, end=start_s + (at + 1) * step_s, confidence=0.0)
+            for at, part in enumerate(parts)
+        ]
+        self._each(lambda file: file.add(words) if not isinstance(file, Wav) else None, FOR_PEOPLE)
+
     def close(self) -> None:
         """All that was waiting is written."""
         self._each(lambda file: file.close())
         self._files.clear()
 
-    def _each(self, act: Callable[[Any], None]) -> None:
-        for path, file in list(self._files.items()):
+    def _each(self, act: Callable[[Any], None], kinds: Sequence[str] = ALL) -> None:
+        for path, file in [(path, file) for path, file in self._files.items() if _kind(path) in kinds]:
             try:
                 act(file)
             except OSError as error:
                 say(f"streamer: --save {path}: {error.strerror or error}; what came before is there")
                 self.failed = True
                 del self._files[path]
+                with contextlib.suppress(OSError):
+                    file.close()
 
 
 def _check(paths: Sequence[Path], overwrite: bool) -> None:
-    kinds = ("wav", *KINDS)
     for at, path in enumerate(paths):
-        if _kind(path) not in kinds:
-            expected = ", ".join(f".{kind}" for kind in kinds)
+        if _kind(path) not in ALL:
+            expected = ", ".join(f".{kind}" for kind in ALL)
             raise CommandError(f"--save {path}: expected a name that ends in one of {expected}", USAGE)
         if path in paths[:at]:
             raise CommandError(f"--save {path}: got it twice, expected it once", USAGE)
