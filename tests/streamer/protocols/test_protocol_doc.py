@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -10,9 +11,13 @@ from urllib.parse import parse_qsl
 
 import pytest
 
+from streamer import rooms
+from streamer.backends.fake import CONFIG as FAKE
+from streamer.config import Config
 from streamer.errors import CODES
-from streamer.protocols import events
-from streamer.protocols.events import Audio, ClientEvent, Error, Malformed, Ready
+from streamer.offer import info, offer
+from streamer.protocols import events, watch
+from streamer.protocols.events import Audio, ClientEvent, Closed, Error, Final, Malformed, Partial, Ready
 from streamer.protocols.native import (
     CLIENT_MESSAGES,
     NAMES,
@@ -26,7 +31,18 @@ from streamer.protocols.native import (
     read_server,
     write,
 )
+from streamer.protocols.watch import Away, Entered, Live, WatchEvent
+from streamer.pulse import ANSWER_SHARE
 
+VIEWER_MESSAGES = {
+    "room": Entered,
+    "live": Live,
+    "partial": Partial,
+    "final": Final,
+    "away": Away,
+    "closed": Closed,
+    "error": Error,
+}
 DOC = (Path(__file__).resolve().parents[3] / "docs" / "protocol.md").read_text(encoding="utf-8")
 READY = Ready(session_id="s", model="m", latency_ms=560, sample_rate=16000)
 
@@ -63,6 +79,38 @@ def test_every_message_has_an_example_and_a_line_in_its_table() -> None:
         list(CLIENT_MESSAGES),
         list(SERVER_MESSAGES),
     ]
+
+
+@pytest.mark.parametrize("line", examples("json viewer"))
+def test_each_viewer_example_is_exactly_what_the_server_writes(line: str) -> None:
+    message = json.loads(line)
+    if (kind := VIEWER_MESSAGES[message.pop("type")]) in (Entered, Live, Away):
+        assert watch.write(kind(**message)) == line
+    else:
+        assert write(read_server(line)) == line
+
+
+def test_every_message_to_a_viewer_has_an_example_and_a_line_in_its_table() -> None:
+    assert {json.loads(line)["type"] for line in examples("json viewer")} == set(VIEWER_MESSAGES)
+    named = [name for row in table("to a viewer") for name in re.findall(r"`(\w+)`", row[0])]
+    assert named == list(VIEWER_MESSAGES)
+    assert set(VIEWER_MESSAGES.values()) == set(get_args(WatchEvent))
+
+
+def test_the_bounds_of_rooms_are_the_ones_in_the_code() -> None:
+    options = Config()
+    rooms_ = DOC[DOC.index("## Rooms") : DOC.index("## What a page asks")]
+    assert f"The latest {rooms.MOST_FINALS} finals are kept" in rooms_
+    assert f"({rooms.MOST_CHARACTERS >> 20} Mi characters" in rooms_
+    assert f"({options.rooms.most} and {options.rooms.most_viewers} by default)" in rooms_
+    assert f"is kept for {options.rooms.linger_s:g} s by" in rooms_
+    assert f"({options.server.heartbeat_s * ANSWER_SHARE:g} s by default)" in rooms_
+
+
+def test_the_example_of_info_has_its_fields() -> None:
+    model = dataclasses.replace(FAKE, name="streamer-small-en")
+    (line,) = examples("json info")
+    assert json.loads(line) == info(offer(Config(), model), Config(), model)
 
 
 def test_the_refusals_shown_are_the_ones_that_are_said() -> None:
