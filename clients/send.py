@@ -6,6 +6,8 @@ Knows nothing of how events are shown.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from clients.client import Client
 from streamer.protocols.events import CHANNELS, SAMPLE_RATES
 
 PIECE_S = 0.08  # seconds of audio in a message
+PIECE_BYTES = 4096  # of a file that is sent as it is
 
 
 class NotAudio(Exception):
@@ -47,6 +50,37 @@ class Recording:
         return [self.pcm[at : at + step].astype("<f4").tobytes() for at in range(0, len(self.pcm), step)]
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A file's own bytes: the daemon decodes them, and finds out rate and channels."""
+
+    path: Path
+    channels: int | None  # where libsndfile can tell
+
+    encoding = "auto"
+    rate = None
+    seconds = 0.0  # it goes as fast as it is taken
+
+    def pieces(self) -> Iterator[bytes]:
+        """The file cut into messages, read as they are sent."""
+        with self.path.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+
+
+def read_encoded(path: str | Path) -> Encoded:
+    """A file to be sent as it is, whatever it holds."""
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise NotAudio(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    channels = None
+    with contextlib.suppress(soundfile.LibsndfileError, TypeError):
+        channels = soundfile.info(path).channels
+    return Encoded(Path(path), channels)
+
+
 def read(path: str | Path) -> Recording:
     """Any file that libsndfile reads. Rates and channels that the wire has no room for are converted here."""
     try:
@@ -63,8 +97,9 @@ def read(path: str | Path) -> Recording:
     return Recording(pcm, rate)
 
 
-async def send(client: Client, recording: Recording, fast: bool = False) -> None:
-    """All of the recording, then close. At real time each piece goes out when its last sample would have been spoken.
+async def send(client: Client, recording: Recording | Encoded, fast: bool = False) -> None:
+    """All of the recording, then close. At real time each piece goes out when its last sample would have been spoken;
+    what is sent as it is goes as fast as it is taken.
 
     Whoever reads the client's events learns of a failure here too: the connection goes with it.
     """
@@ -75,10 +110,11 @@ async def send(client: Client, recording: Recording, fast: bool = False) -> None
         raise
 
 
-async def _send(client: Client, recording: Recording, fast: bool) -> None:
+async def _send(client: Client, recording: Recording | Encoded, fast: bool) -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    for number, piece in enumerate(recording.pieces(), 1):
+    pieces: Iterable[bytes] = recording.pieces()
+    for number, piece in enumerate(pieces, 1):
         if not fast:
             await asyncio.sleep(max(0.0, began + min(number * PIECE_S, recording.seconds) - loop.time()))
         await client.send(piece)

@@ -15,7 +15,7 @@ from streamer.commands import DEFAULT_LATENCY, FAILED, OK, USAGE, CommandError, 
 
 if TYPE_CHECKING:
     from clients.client import Client, Options
-    from clients.send import Recording
+    from clients.send import Encoded, Recording
     from streamer.protocols.events import ServerEvent
 
 
@@ -29,6 +29,8 @@ def add(commands: Any) -> None:
         streamer stream talk.flac
         streamer stream --latency 160 --url ws://speech.example:9000 talk.wav
         streamer stream --fast --json talk.wav | jq -r 'select(.type == "final").text'
+        streamer stream --multichannel call.wav              # both sides of a call, each by itself
+        streamer stream --as-is talk.webm                    # the daemon decodes
         """,
     )
     parser.add_argument("--url", default="ws://127.0.0.1:9000", help="the daemon (default: %(default)s)")
@@ -41,19 +43,29 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--language", metavar="L", help="for models with prompts")
     parser.add_argument("--fast", action="store_true", help="as fast as the daemon takes it, not at the pace of speech")
+    parser.add_argument(
+        "--multichannel", action="store_true", help="each channel by itself, not their mean; each takes a place"
+    )
+    parser.add_argument(
+        "--as-is",
+        action="store_true",
+        help="the file's own bytes, for the daemon to decode (WebM, Ogg, FLAC, MP3, MP4, WAV), as fast as it goes",
+    )
     parser.add_argument("--json", action="store_true", help="every event as one JSON object a line")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="any file libsndfile reads")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="any file libsndfile reads; with --as-is any the daemon decodes"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Stream the files one after the other."""
-    from clients.send import NotAudio, read
+    from clients.send import NotAudio, read, read_encoded
 
     code = OK
     for name in args.files:
         try:
-            recording = read(name)
+            recording = read_encoded(name) if args.as_is else read(name)
         except NotAudio as error:
             say(f"streamer: {error}")
             code = FAILED
@@ -64,20 +76,24 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-async def _stream(args: argparse.Namespace, name: str, recording: Recording) -> int:
+async def _stream(args: argparse.Namespace, name: str, recording: Recording | Encoded) -> int:
     from clients.send import send
     from streamer.commands.captions import Captions
-    from streamer.protocols.events import Error
+    from streamer.protocols.events import Error, Final
 
     client = await _connect(args, recording)
     failed = False
     sender = asyncio.create_task(send(client, recording, fast=args.fast))
     try:
         with Captions(in_place=not args.json, title=name if len(args.files) > 1 else "") as captions:
-            show = _print_json if args.json else captions.show
             async for event in client:
                 failed |= isinstance(event, Error)
-                show(event)
+                if args.json:
+                    _print_json(event)
+                elif args.multichannel and isinstance(event, Final) and event.words:
+                    captions.line(event.start, event.end, f"[{event.channel + 1}] {event.text}")
+                else:
+                    captions.show(event)
     finally:
         sender.cancel()
         await asyncio.gather(sender, return_exceptions=True)
@@ -85,7 +101,7 @@ async def _stream(args: argparse.Namespace, name: str, recording: Recording) -> 
     return FAILED if failed else OK
 
 
-async def _connect(args: argparse.Namespace, recording: Recording) -> Client:
+async def _connect(args: argparse.Namespace, recording: Recording | Encoded) -> Client:
     from clients.client import Client
 
     with reaching(args.url):
@@ -113,13 +129,14 @@ def reaching(url: str) -> Iterator[None]:
         raise CommandError(f"no daemon at {url} ({reason}); start one: streamer serve") from None
 
 
-def _options(args: argparse.Namespace, recording: Recording) -> Options:
+def _options(args: argparse.Namespace, recording: Recording | Encoded) -> Options:
     from clients.client import Options
 
     return Options(
         sample_rate=recording.rate,
         encoding=recording.encoding,
-        channels=recording.channels,
+        channels=recording.channels if args.multichannel or not args.as_is else None,
+        multichannel=args.multichannel or None,
         latency_ms=args.latency,
         language=args.language,
     )

@@ -42,6 +42,30 @@ async def test_stream_json_is_the_protocols_events(capsys: pytest.CaptureFixture
     assert [event["type"] for event in events][-2:] == ["final", "closed"]
 
 
+async def test_a_file_sent_as_it_is_says_what_its_samples_say(capsys: pytest.CaptureFixture[str]) -> None:
+    async with served() as url:
+        assert await asyncio.to_thread(main, ["stream", "--fast", "--url", url, CLIP]) == 0
+        said = capsys.readouterr().out
+        assert await asyncio.to_thread(main, ["stream", "--as-is", "--url", url, CLIP]) == 0
+        assert capsys.readouterr().out == said
+        assert await asyncio.to_thread(main, ["stream", "--as-is", "--url", url, "no-such.webm"]) == 1
+    assert capsys.readouterr().err == "streamer: no-such.webm: no such file or directory\n"
+
+
+async def test_channels_heard_apart_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mono, rate = soundfile.read(CLIP, dtype="int16")
+    call = str(tmp_path / "call.wav")
+    soundfile.write(call, np.column_stack([np.zeros_like(mono), mono]), rate)
+    async with served() as url:
+        assert await asyncio.to_thread(main, ["stream", "--fast", "--url", url, CLIP]) == 0
+        alone = [line[18:] for line in capsys.readouterr().out.splitlines()]
+        for flags in ([], ["--as-is"]):
+            wanted = ["stream", "--fast", "--multichannel", *flags, "--url", url, call]
+            assert await asyncio.to_thread(main, wanted) == 0
+            second = [line[18:] for line in capsys.readouterr().out.splitlines() if "[2]" in line]
+            assert [line.removeprefix("[2] ") for line in second] == alone
+
+
 async def test_a_latency_the_model_lacks_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     async with served() as url:
         code, err = await asyncio.to_thread(failing, capsys, "stream", "--latency", "100", "--url", url, CLIP)
