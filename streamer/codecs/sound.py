@@ -44,7 +44,7 @@ class Sound:
         self._context, self._source, self._tolerated = context, source, tolerated
         self._starts_anywhere = starts_anywhere  # junk before the first sound is none of the stream's
         self._failed: Broken | None = None
-        self._failed_at = 0
+        self._failed_end = 0
         self._heard = False
         self._complaints = Complaints()
 
@@ -59,7 +59,7 @@ class Sound:
                 name = self._context.name
                 got = self._complaints.first(name) or reason(error)
                 self._failed = Broken(plain(got), f"a packet of {name}", at_byte)
-                self._failed_at = at_byte
+                self._failed_end = at_byte + (packet.size if packet is not None else 0)
         if self._failed is not None:
             self._judge(bool(frames), at_byte)
         for frame in frames:
@@ -74,7 +74,7 @@ class Sound:
 
     def _judge(self, sound: bool, at_byte: int) -> None:
         assert self._failed is not None
-        if at_byte - self._failed_at > self._tolerated or (sound and (self._heard or not self._starts_anywhere)):
+        if at_byte - self._failed_end > self._tolerated or (sound and (self._heard or not self._starts_anywhere)):
             raise self._failed
         if sound:
             self._failed = None

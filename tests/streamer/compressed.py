@@ -44,12 +44,13 @@ def encode(container: str, codec: str, samples: Samples, rate: int, options: dic
     """The samples as a file of this container."""
     import av
 
-    kinds = {"libopus": "flt", "vorbis": "fltp", "flac": "s16", "libmp3lame": "fltp", "aac": "fltp"}
+    kinds = {"libopus": "flt", "vorbis": "fltp", "flac": "s16", "libmp3lame": "fltp", "aac": "fltp", "ac3": "fltp"}
     layout, kind = {1: "mono", 2: "stereo", 6: "5.1"}[samples.shape[1]], kinds.get(codec, "s16")
     with tempfile.NamedTemporaryFile() as out, av.open(out.name, "w", format=container, options=options or {}) as file:
         stream: Any = file.add_stream(codec, rate=rate)
         stream.layout, stream.format = layout, kind
-        stream.codec_context.options = {"strict": "-2"}
+        if codec == "vorbis":  # FFmpeg's own encoder calls itself experimental
+            stream.codec_context.options = {"strict": "-2"}
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.reshape(1, -1)), "flt", layout)
         frame.sample_rate, frame.pts = rate, 0
         fifo = av.AudioFifo()
