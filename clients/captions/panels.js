@@ -55,7 +55,7 @@ export function transcriptPanel(transcript) {
   const said = make("p", { class: "hint", role: "status" });
   const copy = make("button", { onclick: () => void copied(txt(transcript.settled), said) }, "Copy text");
   const files = Object.entries(FORMATS).map(([ending, format]) => {
-    const button = make("button", { "aria-label": `Download ${ending.toUpperCase()}` }, ending.toUpperCase());
+    const button = make("button", { "aria-label": `Download ${ending.toUpperCase()}` }, icon("down"), ending.toUpperCase());
     button.addEventListener("click", () => download(`captions.${ending}`, format.type, format.write(transcript.settled)));
     return button;
   });

@@ -66,8 +66,8 @@ export function write(settings) {
  * @returns {string|number|boolean|undefined} undefined: passed over
  */
 function understood(name, text) {
-  if (name in WORDS) return WORDS[/** @type {keyof typeof WORDS} */ (name)].includes(text) ? text : undefined;
-  if (name in NUMBERS) {
+  if (Object.hasOwn(WORDS, name)) return WORDS[/** @type {keyof typeof WORDS} */ (name)].includes(text) ? text : undefined;
+  if (Object.hasOwn(NUMBERS, name)) {
     const [least, most] = NUMBERS[name];
     return /^\d{1,5}$/.test(text) && +text >= least && +text <= most ? +text : undefined;
   }

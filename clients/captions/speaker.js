@@ -143,6 +143,7 @@ export class Speaker {
   _changed({ state, before, reason, end }) {
     const detail = end?.error?.message;
     if (before.name === "live" && state.name !== "renewing" && state.name !== "closing") this._lost(end);
+    if (before.name === "opening" && state.name === "waiting") this._unheard(this.clock - this._waitingSeconds());
     if (state.name === "opening" && before.name === "waiting") this._pending = [];
     if (before.name === "closing" && end?.heard === null) this._last = `${because(reason, detail)} The last words may be missing.`;
     if (state.name === "live") this._say("listening", "Listening");
@@ -160,9 +161,13 @@ export class Speaker {
       this.source.seek(this.clock - this._began);
       return;
     }
-    const heard = end?.heard;
-    const since = heard === null || heard === undefined ? this.clock - (end?.silentMs ?? 0) / 1000 : this._offset + heard;
-    this._transcript.openGap(since, "lost");
+    const heard = end?.heard ?? null;
+    this._unheard(heard === null ? this.clock - (end?.silentMs ?? 0) / 1000 : this._offset + heard);
+  }
+
+  /** @param {number} since seconds; a file is not heard later, it waits */
+  _unheard(since) {
+    if (!this.source?.seek) this._transcript.openGap(since, "lost");
   }
 
   /** @param {string} text */

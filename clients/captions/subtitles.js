@@ -15,9 +15,13 @@ export const LONGEST_S = 7;
 /** Reading speed: characters a second. A cue stays longer than its words were spoken where there is room. */
 export const SPEED = 17;
 const PAUSE_S = 0.4;
+/** What cuts cost: every cue, one too short (for each second), and a break where a phrase goes on. */
+const CUE_COST = 3;
+const HURRY_COST = 8;
+const PHRASE_COST = 10;
 /** A line is better begun than ended with one of these (English; other languages break at pauses and marks). */
 const OPENERS = new Set(
-  ("and but or nor so because although though while when where who whom whose which that if unless until since as than" +
+  ("a an the my your his her its our their and but or nor so because although though while when where who whom whose which that if unless until since as than" +
     " of in on at to from with by for into over under after before between through during against about").split(" "),
 );
 
@@ -81,7 +85,7 @@ function grouped(words) {
       if (to > from + 1 && (split(group) === null || group[group.length - 1].end - group[0].start > LONGEST_S)) break;
       const last = to === words.length;
       const short = Math.max(0, SHORTEST_S - ((last ? Infinity : words[to].start) - group[0].start));
-      const cost = best[to] + 4 + (last ? 0 : breakCost(words, to)) + 8 * short + (group.length < 3 ? 3 : 0);
+      const cost = best[to] + CUE_COST + (last ? 0 : breakCost(words, to)) + HURRY_COST * short;
       if (cost < best[from]) [best[from], until[from]] = [cost, to];
     }
   }
@@ -109,14 +113,14 @@ function split(words) {
   for (let at = 1; at < words.length; at++) {
     const [first, second] = [joined(words.slice(0, at)).length, joined(words.slice(at)).length];
     if (first > LINE_CHARACTERS || second > LINE_CHARACTERS) continue;
-    const cost = breakCost(words, at) + Math.abs(first - second) / 10;
+    const cost = breakCost(words, at) + Math.abs(first - second) / 5;
     if (cost < least) [found, least] = [at, cost];
   }
   return found;
 }
 
 /**
- * How bad a break before words[at] is: 0 after a sentence, 6 in the middle of a phrase.
+ * How bad a break before words[at] is: 0 after a sentence, most after a word that begins something.
  *
  * @param {Word[]} words
  * @param {number} at
@@ -125,10 +129,10 @@ function breakCost(words, at) {
   const [left, right] = [words[at - 1], words[at]];
   if (/[.!?…]["')\]]?$/.test(left.word)) return 0;
   if (/[,;:–—]$/.test(left.word)) return 1;
-  if (OPENERS.has(left.word.toLowerCase())) return 9;
+  if (OPENERS.has(left.word.toLowerCase())) return PHRASE_COST + 4;
   const pause = right.start - left.end;
   const opens = OPENERS.has(right.word.toLowerCase());
-  return 6 - (pause >= PAUSE_S ? 3 : (3 * Math.max(0, pause)) / PAUSE_S) - (opens ? 2 : 0);
+  return PHRASE_COST - 6 * Math.min(1, Math.max(0, pause) / PAUSE_S) - (opens ? 3 : 0);
 }
 
 /**

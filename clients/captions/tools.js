@@ -63,6 +63,6 @@ export function notice(text) {
 /** @param {{name: string, text: string}} status @param {string} idle what is shown where there is nothing to say */
 export function showStatus({ name, text }, idle) {
   byId("status").dataset.name = name;
-  byId("status-text").textContent = name === "trouble" ? "Stopped" : text || idle;
-  notice(name === "trouble" ? text : "");
+  byId("status-text").textContent = { trouble: "Stopped", reconnecting: "Reconnecting…" }[name] ?? (text || idle);
+  notice(name === "trouble" || name === "reconnecting" ? text : "");
 }

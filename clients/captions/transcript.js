@@ -59,7 +59,7 @@ export class Transcript {
   begin(session, offset) {
     let stretch = this._stretches.get(session);
     if (stretch === undefined) {
-      stretch = { session, offset, open: new Map(), done: new Set() };
+      stretch = { session, offset: milli(offset), open: new Map(), done: new Set() };
       this._stretches.set(session, stretch);
     }
     this._now = stretch;
@@ -124,7 +124,7 @@ export class Transcript {
   openGap(start, why) {
     if (this._gap() !== undefined) return;
     /** @type {Gap} */
-    const gap = { kind: "gap", id: ++this._ids, start: Math.max(start, this.end), end: null, why };
+    const gap = { kind: "gap", id: ++this._ids, start: milli(Math.max(start, this.end)), end: null, why };
     this.entries.push(gap);
     this._tell(gap);
   }
@@ -133,7 +133,7 @@ export class Transcript {
   closeGap(end) {
     const gap = this._gap();
     if (gap === undefined) return;
-    gap.end = Math.max(end, gap.start);
+    gap.end = milli(Math.max(end, gap.start));
     if (gap.end - gap.start < SHORTEST_GAP_S) this._remove(gap);
     else this._tell(gap);
   }

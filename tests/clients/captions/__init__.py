@@ -1,0 +1,1 @@
+"""The captions page in a real browser."""
