@@ -121,7 +121,10 @@ class Decoder:
             while await self._frame():
                 self._news.set()
         except (asyncio.IncompleteReadError, ConnectionError):
-            self.failure = await self._death()
+            how = name_of(await self._child.ended())
+            self._died(f"{how} (it computed for more than {CPU_S} s)" if how == "SIGXCPU" else how)
+        except _Nonsense as nonsense:
+            self._died(f"nonsense in its mouth ({nonsense})")
         except Exception as error:
             self._fault = error
         finally:
@@ -149,21 +152,16 @@ class Decoder:
             return False
         if kind == END:
             return False
-        raise asyncio.IncompleteReadError(b"", None)
+        raise _Nonsense(f"frame {kind}")
 
-    async def _death(self) -> Damaged:
-        """The process has gone, or says what none of ours says."""
-        self._child.writer.transport.abort()
-        code = None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5.0):
-                code = await self._child.ended()
-        how = name_of(code)
-        log.error("decoder process %d of %s audio died: %s, at byte %d", self.pid, self._container, how, self._used)
-        took = f" (it computed for more than {CPU_S} s)" if how == "SIGXCPU" else ""
-        return Damaged(
-            f"bytes on which the decoder died with {how}{took}", f"{self._container} audio", self._used, self._seconds
-        )
+    def _died(self, how: str) -> None:
+        log.error("decoder process %d of %s audio died with %s, at byte %d", self.pid, self._container, how, self._used)
+        got = f"bytes on which the decoder died with {how}"
+        self.failure = Damaged(got, f"{self._container} audio", self._used, self._seconds)
+
+
+class _Nonsense(Exception):
+    """What no process of ours says: a stranger has taken it over."""
 
 
 def _damage(data: bytes) -> Damaged:
@@ -171,4 +169,4 @@ def _damage(data: bytes) -> Damaged:
         got, expected, at_byte, at_s = json.loads(data)
         return Damaged(str(got), str(expected), int(at_byte), float(at_s))
     except (ValueError, TypeError, OverflowError):
-        raise asyncio.IncompleteReadError(b"", None) from None
+        raise _Nonsense("damage") from None

@@ -19,6 +19,7 @@ from typing import Protocol
 from streamer.decoder_process import REQUEST
 
 START_S = 60.0  # the server's first fork waits for its imports; a busy machine takes its time
+ENDED_S = 10.0  # from the end of what a process says to the word of how it ended
 # What a process of ours gets of the environment: no key that lies there is given on.
 KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from streamer.decoder_process import "
@@ -32,7 +33,7 @@ class Child(Protocol):
     writer: asyncio.StreamWriter
 
     async def ended(self) -> int | None:
-        """Wait for its end: the exit code, a signal as a negative number, None if nobody knows."""
+        """Once it says nothing more: the exit code, a signal as a negative number, None if nobody knows."""
 
     def kill(self) -> None:
         """End it now, and let go of what belongs to it. Idempotent."""
@@ -64,8 +65,9 @@ class Forked:
         self._life_reader, self._life_writer = life
 
     async def ended(self) -> int | None:
-        with contextlib.suppress(OSError, ValueError):
-            return int(await self._life_reader.readline())
+        with contextlib.suppress(OSError, ValueError, TimeoutError):
+            async with asyncio.timeout(ENDED_S):
+                return int(await self._life_reader.readline())
         return None
 
     def kill(self) -> None:
@@ -170,7 +172,10 @@ class Spawned:
         )
 
     async def ended(self) -> int | None:
-        return await self._process.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ENDED_S):
+                return await self._process.wait()
+        return None
 
     def kill(self) -> None:
         # Kills, and closes the pipes too; the public Process.kill leaves them open while nobody reads.
@@ -199,3 +204,13 @@ def name_of(code: int | None) -> str:
 
 _server = ForkServer()
 atexit.register(_server.close)
+
+
+def server_pid() -> int | None:
+    """The fork server's process id while there is one."""
+    return _server.pid
+
+
+def close() -> None:
+    """End the fork server and its children; the next stream starts another."""
+    _server.close()
