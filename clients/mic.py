@@ -252,7 +252,7 @@ class Microphone:
 
     def _gone(self, silent_s: float) -> str:
         name = f"microphone {self.source.device.name!r}"
-        if not self._began:
+        if not self._began and not self._ended:
             return f"{name}: gave no audio within {silent_s:g} s"
         why = "the sound system ended it" if self._ended else f"no audio for {silent_s:g} s"
         return f"{name}: is gone ({why}): unplugged, or taken away by the system"

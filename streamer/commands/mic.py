@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -65,14 +66,20 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Settle everything that can be wrong, then listen until Ctrl-C."""
+    with _libraries_hushed():
+        if args.list:
+            return _list()
+        _check(args)
+        return _listen(args)
+
+
+def _listen(args: argparse.Namespace) -> int:
     from clients import mic
     from streamer.commands.saving import Saves
 
-    if args.list:
-        return _list()
-    _check(args)
     source = mic.settle(mic.choose(mic.devices(), args.device))
-    with Saves(args.save, source.rate, overwrite=args.force) as saves, _server(args) as (url, key):
+    saves = Saves(args.save, source.rate, overwrite=args.force)
+    with _server(args) as (url, key):
         code = asyncio.run(_Listening(args, source, saves).run(url, key))
     return FAILED if saves.failed else code
 
@@ -151,7 +158,7 @@ class _Listening:
         self._say_where("in this process" if asked.local else f"at {url}", first)
         relay = Relay(connected, self._source.rate)
         async with self._microphone:
-            with self._captions, _told_to_end(self._end, self._leave):
+            with self._saves, self._captions, _told_to_end(self._end, self._leave):
                 await self._hear(relay, first)
         if self._overflows:
             say(f"streamer: the device lost audio {self._overflows} times: the machine was too busy")
@@ -277,6 +284,36 @@ def _told_to_end(end: Callable[[], None], leave: Callable[[], None]) -> Iterator
     finally:
         for kind, handler in zip(kinds, before, strict=True):
             signal.signal(kind, handler)
+
+
+@contextlib.contextmanager
+def _libraries_hushed() -> Iterator[None]:
+    """While it lasts only Python writes to stderr: PortAudio and ALSA write lines of C there when a device goes."""
+    if os.environ.get("STREAMER_DEBUG"):
+        yield
+        return
+    before, real = sys.stderr, os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        with contextlib.ExitStack() as stack:
+            if _is_second(before):
+                sys.stderr = stack.enter_context(os.fdopen(os.dup(real), "w", 1, before.encoding, before.errors))
+            os.dup2(nowhere, 2)
+            try:
+                yield
+            finally:
+                os.dup2(real, 2)
+                sys.stderr = before
+    finally:
+        os.close(nowhere)
+        os.close(real)
+
+
+def _is_second(stream: Any) -> bool:
+    try:
+        return bool(stream.fileno() == 2)
+    except (OSError, AttributeError):  # a test's, or somebody's own
+        return False
 
 
 def _print_json(event: RelayEvent) -> None:

@@ -74,21 +74,22 @@ class Wav:
 
 
 class Saves:
-    """The files that were asked for, by their suffixes; a context manager."""
+    """The files that were asked for, by their suffixes; they are made when the context begins."""
 
     def __init__(self, paths: Sequence[str], rate: int, *, overwrite: bool = False) -> None:
-        """Raises CommandError where one is there already, is asked for twice, cannot be made, or is of no kind."""
+        """Raises CommandError where one is there already, is asked for twice, or is of no kind."""
         self.failed = False
+        self._paths, self._rate, self._overwrite = [Path(path) for path in paths], rate, overwrite
         self._files: dict[Path, Any] = {}
-        _check([Path(path) for path in paths], overwrite)
+        _check(self._paths, overwrite)
+
+    def __enter__(self) -> Self:
         try:
-            for path in map(Path, paths):
-                self._files[path] = _opened(path, rate, overwrite)
+            for path in self._paths:
+                self._files[path] = _opened(path, self._rate, self._overwrite)
         except OSError as error:
             self.close()
             raise CommandError(f"--save {error.filename}: {error.strerror}") from None
-
-    def __enter__(self) -> Self:
         return self
 
     def __exit__(

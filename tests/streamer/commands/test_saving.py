@@ -38,7 +38,7 @@ def test_audio_is_kept_bit_for_bit(tmp_path: Path) -> None:
 
 def test_every_file_is_whole_before_the_end(tmp_path: Path) -> None:
     names = [tmp_path / f"talk.{kind}" for kind in ("wav", "txt", "jsonl", "vtt")]
-    saves = Saves([str(name) for name in names], 16000)
+    saves = Saves([str(name) for name in names], 16000).__enter__()
     saves.audio(PCM[:48_000])
     saves.audio(PCM[48_000:])
     saves.final(FINAL)
@@ -77,8 +77,8 @@ def test_what_cannot_be_written_is_said_before_anything_is_heard(
     names: list[str], sentence: str, tmp_path: Path
 ) -> None:
     (tmp_path / "old.wav").write_bytes(b"precious")
-    with pytest.raises(CommandError) as error:
-        Saves([str(tmp_path / name) for name in names], 16000)
+    with pytest.raises(CommandError) as error, Saves([str(tmp_path / name) for name in names], 16000):
+        pass
     assert sentence in str(error.value)
     assert (tmp_path / "old.wav").read_bytes() == b"precious"
 
