@@ -18,7 +18,7 @@ DEBS := chromium pulseaudio libportaudio2 libasound2-plugins tmux fonts-dejavu-c
 
 help:
 	@echo "make setup   a virtual environment in $(VENV); its bin/streamer works"
-	@echo "make demo    daemon, bundled recording, partials and timed finals"
+	@echo "make demo    daemon, bundled recording, partials and timed finals, and the address of a page that shows them"
 	@echo "make test    the whole suite (installs torch and the test tools first; TORCH_INDEX=URL says whence)"
 	@echo "make tools   Debian packages of the browser's and the microphone's tests (test does it)"
 	@echo "make lint    ruff and mypy"

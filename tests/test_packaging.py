@@ -34,10 +34,13 @@ def test_a_wheel_carries_the_packages_and_their_data(names: list[str]) -> None:
         "streamer/py.typed",
         "clients/samples/shepherd.opus",
         "clients/samples/README.md",
+        "clients/captions/index.html",
+        "clients/captions/overlay.html",
+        "clients/captions/watch.html",
     ):
         assert needed in names
     tracked = subprocess.run(
-        ["git", "ls-files", "models/pretrained"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", "models/pretrained", "clients"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert set(tracked.stdout.split()) <= set(names)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 OK, FAILED, USAGE = 0, 1, 2
-PREFERRED_LATENCY_MS = 560  # the daemon's own preference (server.py), so that all commands hear alike
+PREFERRED_LATENCY_MS = 560  # the daemon's own preference (offer.py), so that all commands hear alike
 DEFAULT_LATENCY = f"{PREFERRED_LATENCY_MS} where the model has it, else its first"  # for help texts
 MOST_THREADS = 256  # as model.threads of the daemon
 TAIL_MS = 640  # silence after a recording, as session.tail_ms of the daemon: lets the last word out

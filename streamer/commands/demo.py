@@ -1,4 +1,4 @@
-"""`streamer demo`: a daemon, a recording that ships, captions, and the daemon stopped again."""
+"""`streamer demo`: a daemon, a recording that ships, captions here and on a page, and the daemon stopped again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from streamer.commands import DEFAULT_LATENCY, command, say, whole
 
 PAUSE_MS = 400  # the reader of the sample pauses shortly: so that his sentences become lines
 SAMPLE = Path("clients") / "samples" / "shepherd.opus"
+ROOM = "demo"
 
 
 def add(commands: Any) -> None:
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Start, stream, stop."""
     from clients.send import read
     from streamer import artefacts
-    from streamer.commands import models, stream
+    from streamer.commands import browser, models, stream
     from streamer.commands.daemon import Daemon
 
     model = artefacts.resolve(args.model)
@@ -50,12 +51,23 @@ def run(args: argparse.Namespace) -> int:
     say(f"model     {models.read(model).name}")
     say(f"recording {Path(sample).name}")
     with Daemon(f"model.path={model}", "log.level=warning", f"endpoint.silence_ms={PAUSE_MS}") as daemon:
-        say(f"daemon    {daemon.url}, stops after the last word\n")
+        page = f"http://127.0.0.1:{daemon.port}/watch/{ROOM}"
+        say(f"daemon    {daemon.url}, stops after the last word")
+        say(f"captions  {page} ({browser.show(page)})\n")
         return stream.run(stream_args(daemon.url, sample, args))
 
 
 def stream_args(url: str, file: str, args: argparse.Namespace) -> argparse.Namespace:
     """The arguments of `streamer stream` for our own daemon."""
     return argparse.Namespace(
-        url=url, key=None, latency=args.latency, language=None, fast=args.fast, json=False, files=[file]
+        url=url,
+        key=None,
+        latency=args.latency,
+        language=None,
+        fast=args.fast,
+        multichannel=False,
+        as_is=False,
+        room=ROOM,
+        json=False,
+        files=[file],
     )

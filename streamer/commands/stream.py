@@ -51,6 +51,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="the file's own bytes, for the daemon to decode (WebM, Ogg, FLAC, MP3, MP4, WAV), as fast as it goes",
     )
+    parser.add_argument("--room", metavar="NAME", help="what is said goes to this room's viewers too: /watch/NAME")
     parser.add_argument("--json", action="store_true", help="every event as one JSON object a line")
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="any file libsndfile reads; with --as-is any the daemon decodes"
@@ -139,6 +140,7 @@ def _options(args: argparse.Namespace, recording: Recording | Encoded) -> Option
         multichannel=args.multichannel or None,
         latency_ms=args.latency,
         language=args.language,
+        room=args.room,
     )
 
 
