@@ -67,7 +67,8 @@ def container_of(head: bytes) -> str | None:
 def pieces(file: Readable, container: str | None = None) -> Iterator[Piece]:
     """The samples of a file or stream, each as soon as its bytes are there; the container is told by its head if None.
 
-    `file.read(n)` may give fewer bytes than asked and b"" at the end. Rate and channels stay as they are recorded;
+    `file.read(n)` may give fewer bytes than asked and b"" at the end. An MP4 with its index behind the samples needs
+    a file at its first byte that can seek. Rate and channels stay as they are recorded;
     a change of them between pieces is allowed. What is cut off at the end is no damage. Video is passed over.
 
     Raises Damaged for bytes that are no audio (the samples before them have been given out), NoCodecs without PyAV.

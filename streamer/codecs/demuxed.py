@@ -14,7 +14,7 @@ import av.error
 from streamer.codecs.boxes import Boxes
 from streamer.codecs.complaints import Complaints
 from streamer.codecs.pages import Pages
-from streamer.codecs.piece import Broken, Readable, Source, plain
+from streamer.codecs.piece import Broken, Readable, SeekableFile, Source, plain
 from streamer.codecs.sound import DECODERS, STRICT, Sound, check_decoder, reason
 
 if TYPE_CHECKING:
@@ -36,16 +36,17 @@ def read_demuxed(source: Source, container: str) -> Iterator[tuple[Samples, int]
         case "ogg":
             pages = Pages(source)
             while pages.another():
-                yield from _read(pages, source, container, pages.began)
+                yield from _read(_Tap(pages, source, container), source, container, pages.began)
+        case "mp4" if (file := source.seekable()) is not None:  # the index of a recording is written last
+            yield from _read(_SeekingTap(file, source, container), source, container, 0)
         case "mp4":
-            yield from _read(Boxes(source), source, container, 0)
+            yield from _read(_Tap(Boxes(source), source, container), source, container, 0)
         case _:
-            yield from _read(source, source, container, 0)
+            yield from _read(_Tap(source, source, container), source, container, 0)
 
 
-def _read(inner: Readable, source: Source, container: str, began: int) -> Iterator[tuple[Samples, int]]:
-    """One recording, begun at this byte of `source`; `inner` is what the demuxer reads of it."""
-    tap = _Tap(inner, source, container)
+def _read(tap: _Tap, source: Source, container: str, began: int) -> Iterator[tuple[Samples, int]]:
+    """One recording, begun at this byte of `source`."""
     opened = tap.call(lambda: _open(tap, container))
     assert opened is not None
     with opened:
@@ -135,3 +136,22 @@ class _Tap:
         said = self._complaints.first(FORMATS[self._container])
         if said is not None and self._broken is None and not self._ended:
             self._broken = Broken(plain(said), WHATS[self._container], self._source.at)
+
+
+class _SeekingTap(_Tap):
+    """Of a file in which the demuxer may go where it likes."""
+
+    def __init__(self, file: SeekableFile, source: Source, container: str) -> None:
+        super().__init__(file, source, container)
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        data = super().read(size)
+        self._source.at = self._file.tell()
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()

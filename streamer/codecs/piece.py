@@ -6,7 +6,7 @@ Knows no container and no codec.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from streamer.errors import shown
 
@@ -22,6 +22,20 @@ class Readable(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes and at least one, b"" at the end. May wait for them."""
+
+
+@runtime_checkable
+class SeekableFile(Readable, Protocol):
+    """A file on disk, for one."""
+
+    def seekable(self) -> bool:
+        """Whether `seek` works."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go there; returns the new place."""
+
+    def tell(self) -> int:
+        """The place of the next byte read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +78,14 @@ class Source:
         self._held = b""
         self.at = 0
         """Bytes given out."""
+
+    def seekable(self) -> SeekableFile | None:
+        """The file itself, at its first byte, if one can go back and forth in it."""
+        file = self._file
+        if not isinstance(file, SeekableFile) or not file.seekable() or file.tell() != self.at + len(self._held):
+            return None
+        file.seek(0)
+        return file
 
     def read(self, size: int = 1 << 16) -> bytes:
         """At most `size` bytes and at least one, b"" at the end."""

@@ -100,6 +100,17 @@ def test_mp3_files_one_behind_the_other_with_tags_are_one_stream() -> None:
     assert abs(len(samples) / 44100 - 3.0) < 0.1
 
 
+def test_mp4_with_its_index_at_the_end_is_heard_from_a_file_and_refused_in_a_stream() -> None:
+    data = encode("mp4", "aac", voice(1.0, 16000, 2), 16000)
+    assert data.find(b"mdat") < data.find(b"moov")
+    samples = joined(piece.samples for piece in pieces(io.BytesIO(data)))
+    np.testing.assert_array_equal(samples, offline(data))
+    streamed, damaged = decoded(data, "mp4")
+    assert len(streamed) == 0
+    assert "got samples before their index" in str(damaged)
+    assert "expected MP4, fragmented or with its index (moov) before the samples" in str(damaged)
+
+
 # Damage.
 
 
