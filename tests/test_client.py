@@ -121,6 +121,17 @@ async def test_a_refused_stream_raises_the_servers_own_sentence() -> None:
     assert refused.value.code == "bad_request"
 
 
+async def test_a_room_has_one_speaker_at_a_time_and_is_free_when_the_stream_has_ended() -> None:
+    async with served() as url:
+        async with Client(url, Options(room="demo")):
+            with pytest.raises(StreamError, match="room=Demo: expected one without a speaker") as taken:
+                await Client(url, Options(room="Demo")).connect()
+            assert taken.value.code == "room_taken"
+        async with Client(url, Options(room="demo")) as client:
+            await client.send(loud(0.5))
+            assert (await client.close()).audio_seconds == 0.5
+
+
 async def test_the_key_travels_as_a_header() -> None:
     async with served("server.key=open-sesame") as url:
         async with Client(url, key="open-sesame") as client:

@@ -22,3 +22,15 @@ def test_anything_that_comes_is_an_answer() -> None:
 
 def test_a_clock_that_was_not_looked_at_for_long_is_no_fault_of_the_client() -> None:
     assert Pulse(20.0, 0.0).check(1e6) is Beat.PING
+
+
+def test_a_doubt_asks_at_once_and_an_answer_settles_it() -> None:
+    pulse = Pulse(20.0, 0.0)
+    pulse.felt(10.0)
+    pulse.doubt(11.0)
+    assert [pulse.check(now) for now in (11.1, 15.0)] == [Beat.PING, None]
+    pulse.doubt(16.0)  # a second one wins no time
+    assert pulse.check(21.0) is None
+    assert pulse.check(21.1) is Beat.GONE
+    pulse.felt(22.0)
+    assert [pulse.check(now) for now in (23.0, 41.9, 42.0)] == [None, None, Beat.PING]
