@@ -335,13 +335,13 @@ class Connection:
             letter = Letter(event, self._asked.popleft())
         if isinstance(letter.event, Error):
             self._house.metrics.errors.labels(letter.event.code).inc()
-        if self.speech is not None and isinstance(letter.event, ServerEvent):
-            self.speech.say(letter.event, self._house.clock())
         if not self._outbox.put(letter) and not self._given_up:
             log.warning("closed: %d messages unread", len(self._outbox), extra={"session": self.id})
             self._given_up = True
             self._drop()
             self._outbox.put(Letter(Hangup(code=1008, reason="reads too slowly")))
+        if self.speech is not None and isinstance(event, ServerEvent):  # viewers after the speaker
+            self.speech.say(event, self._house.clock())
 
     def _count(self, letter: Letter) -> None:
         if letter.since is None:
