@@ -1,23 +1,20 @@
-"""The process that decodes one stream of strangers' bytes, and the small server that forks one for each stream.
+"""The process that decodes one stream of strangers' bytes, and what it may not do.
 
 Bytes come in bare; frames go out: pieces of samples, how many bytes are used up, damage, the end. Knows nothing of
-the daemon: it starts from a fresh interpreter, so that no socket, key or word of another client is in its memory.
+the daemon: it comes from a fresh interpreter, so that no socket, key or word of another client is in its memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import importlib.util
 import io
 import json
 import os
 import signal
-import socket
 import struct
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Protocol
 
@@ -32,13 +29,11 @@ except ImportError:  # Windows: no limits there
 HEADER = struct.Struct("<BxHIQ")
 SAMPLES, USED, DAMAGE, END = range(4)
 MOST_SAMPLES_BYTES = 1 << 18  # in one frame; a longer piece is cut
-REQUEST = struct.Struct("8s")  # the container's name; two sockets come with it: the bytes, and the life
 READ_BYTES = 1 << 16
 MEMORY_MIB = 256  # above what the process has when it starts
 CPU_S = 10  # to the next byte asked for or sample given
 NICE = 5
 OPEN_FILES = 3  # the socket and two times nothing: no other can be opened
-ENDS_GRACEFULLY = ("SIGTERM", "SIGINT", "SIGHUP")  # a terminal or service manager means the daemon, which closes us
 
 
 class Wire(Protocol):
@@ -141,11 +136,6 @@ class CpuBudget:
                 resource.setrlimit(resource.RLIMIT_CPU, (int(self._until) + 1, hard))
 
 
-class _SocketWire:
-    def __init__(self, sock: socket.socket) -> None:
-        self.read, self.write = sock.recv, sock.sendall
-
-
 class _PipeWire:
     def read(self, size: int) -> bytes:
         return os.read(0, size)
@@ -153,18 +143,6 @@ class _PipeWire:
     def write(self, data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-
-
-def spawned(container: str) -> None:
-    """The whole life of a process that was started for one stream: standard input to standard output."""
-    for name in ENDS_GRACEFULLY:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    load()
-    os.chdir(os.path.abspath(os.sep))
-    confine()
-    with contextlib.suppress(BrokenPipeError):
-        decode(_PipeWire(), container, CpuBudget())
 
 
 def load() -> None:
@@ -187,125 +165,18 @@ def load() -> None:
         pass
 
 
-class ForkServer:
-    """Forks a process for each request on `control`, tells its life, and ends it when its life's socket is closed.
-
-    When `control` closes, all ends.
-    """
-
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-        self._lives: dict[int, socket.socket] = {}  # by process id
-        self._die_with_us = _parent_death_signal()
-
-    def run(self) -> None:
-        """Until the daemon is gone."""
-        import selectors
-
-        woken, wake = socket.socketpair()
-        for end in (woken, wake):
-            end.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(wake.fileno())
-        selector = selectors.DefaultSelector()
-        selector.register(self._control, selectors.EVENT_READ, "control")
-        selector.register(woken, selectors.EVENT_READ, "woken")
-        while True:
-            for key, _ in selector.select():
-                if key.data == "control":
-                    pid = self._fork()
-                    if pid is None:
-                        return self._end_all()
-                    if pid:
-                        selector.register(self._lives[pid], selectors.EVENT_READ, pid)
-                elif key.data == "woken":
-                    with contextlib.suppress(BlockingIOError):
-                        while woken.recv(4096):
-                            pass
-                elif key.data in self._lives:  # closed by the daemon
-                    selector.unregister(key.fileobj)
-                    os.kill(key.data, signal.SIGKILL)
-            for pid, status in self._reap():
-                life = self._lives.pop(pid)
-                with contextlib.suppress(KeyError):
-                    selector.unregister(life)
-                with contextlib.suppress(OSError):
-                    life.send(b"%d\n" % os.waitstatus_to_exitcode(status))
-                life.close()
-
-    def _fork(self) -> int | None:
-        """The process id of a new child; None if the daemon is gone, 0 if it could not be forked."""
-        message, fds, _, _ = socket.recv_fds(self._control, REQUEST.size, 2)
-        if len(message) < REQUEST.size or len(fds) != 2:
-            return None
-        data, life = (socket.socket(fileno=fd) for fd in fds)
-        try:
-            pid = os.fork()
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                life.send(f"no process: {error.strerror}\n".encode())
-            data.close()
-            life.close()
-            return 0
-        if pid == 0:
-            self._child(data.fileno(), REQUEST.unpack(message)[0].rstrip(b"\0").decode())
-        data.close()
-        life.setblocking(False)
-        self._lives[pid] = life
-        with contextlib.suppress(OSError):
-            life.send(b"%d\n" % pid)
-        return pid
-
-    def _child(self, data: int, container: str) -> None:
-        """Never returns: what runs here is a copy of the server that must not go on as one."""
-        try:
-            self._die_with_us()
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.dup2(data, 0)
-            nothing = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nothing, 1)
-            os.dup2(nothing, 2)
-            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-            confine()
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                decode(_SocketWire(socket.socket(fileno=0)), container, CpuBudget())
-            os._exit(0)
-        finally:
-            os._exit(1)
-
-    def _reap(self) -> list[tuple[int, int]]:
-        ended = []
-        with contextlib.suppress(ChildProcessError):
-            while (found := os.waitpid(-1, os.WNOHANG))[0]:
-                ended.append(found)
-        return ended
-
-    def _end_all(self) -> None:
-        for pid in self._lives:
-            os.kill(pid, signal.SIGKILL)
+def outlast_signals() -> None:
+    """Let the signals pass that a terminal or service manager means for the daemon: it closes us when it ends."""
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def _parent_death_signal() -> Callable[[], None]:
-    """Linux ends the children when the server is killed; elsewhere the end of their bytes does."""
-    if not sys.platform.startswith("linux"):
-        return lambda: None
-    import ctypes
-
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def serve(fd: int) -> None:
-    """The fork server's whole life."""
-    for name in ENDS_GRACEFULLY:
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+def spawned(container: str) -> None:
+    """The whole life of a process that was started for one stream: standard input to standard output."""
+    outlast_signals()
     load()
-    os.chdir("/")
-    gc.collect()
-    gc.freeze()  # a collection would touch, and so copy, every page that the children share
-    try:
-        ForkServer(socket.socket(fileno=fd)).run()
-    except Exception:
-        traceback.print_exc()
-        os._exit(1)
+    os.chdir(os.path.abspath(os.sep))
+    confine()
+    with contextlib.suppress(BrokenPipeError):
+        decode(_PipeWire(), container, CpuBudget())

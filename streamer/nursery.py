@@ -16,13 +16,13 @@ import subprocess
 import sys
 from typing import Protocol
 
-from streamer.decoder_process import REQUEST
+from streamer.fork_server import REQUEST
 
 START_S = 60.0  # the server's first fork waits for its imports; a busy machine takes its time
 ENDED_S = 10.0  # from the end of what a process says to the word of how it ended
 # What a process of ours gets of the environment: no key that lies there is given on.
 KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
-BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from streamer.decoder_process import "
+BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from streamer."
 
 
 class Child(Protocol):
@@ -126,7 +126,7 @@ class ForkServer:
             self._control, its_control = socket.socketpair()
             with its_control:
                 self._process = subprocess.Popen(
-                    _command(f"serve; serve({its_control.fileno()})"),
+                    _command(f"fork_server import serve; serve({its_control.fileno()})"),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     env=_environment(),
@@ -161,11 +161,10 @@ class Spawned:
     async def start(cls, container: str) -> Child:
         return cls(
             await asyncio.create_subprocess_exec(
-                *_command("spawned; spawned(sys.argv[2])"),
+                *_command("decoder_process import spawned; spawned(sys.argv[2])"),
                 container,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
                 env=_environment(),
                 start_new_session=True,
             )

@@ -97,6 +97,8 @@ def check_decoder(context: AudioCodecContext | None, at_byte: int) -> None:
 
 def reason(error: BaseException) -> str:
     """An error of PyAV in words."""
+    if isinstance(error, MemoryError):
+        return "a wish for more memory than there is"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
