@@ -7,6 +7,7 @@ so that nobody else comes in.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import threading
 from pathlib import Path
@@ -53,14 +54,21 @@ class LocalDaemon:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.call_soon_threadsafe(self._daemon.stop)
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._daemon.stop)
         self._thread.join(STOP_S)
+
+    def check(self) -> None:
+        """Raises CommandError when it has ended, which it does when the model cannot go on."""
+        if not self._thread.is_alive():
+            raise CommandError("the model in this process has ended, expected it to hear on")
 
     def _run(self) -> None:
         try:
             asyncio.run(self._serve(self._config))
         except BaseException as failure:
             self._failure = failure
+        finally:
             self._started.set()
 
     async def _serve(self, config: Config) -> None:

@@ -75,9 +75,8 @@ class Meter:
             f" {figures}",
             (note, "yellow"),
             no_wrap=True,
-            overflow="ellipsis",
         )
-        line.truncate(width - 1, overflow="ellipsis")
+        line.truncate(width - 1, overflow="crop" if ascii_only else "ellipsis")
         return line
 
 

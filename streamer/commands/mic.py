@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FINAL_S = 30.0  # after the end of the capture: the daemon's time to say the rest
 REDRAW_S = 0.08  # of audio, between two looks of the level
+SILENCE_SAMPLES = 16_000
 INTERRUPTED = 130
 OF_THE_MODEL = {"model": "", "precision": "fp32", "backend": "ort", "threads": None}  # flags that --local gives a use
 
@@ -79,8 +80,8 @@ def _listen(args: argparse.Namespace) -> int:
 
     source = mic.settle(mic.choose(mic.devices(), args.device))
     saves = Saves(args.save, source.rate, overwrite=args.force)
-    with _server(args) as (url, key):
-        code = asyncio.run(_Listening(args, source, saves).run(url, key))
+    with _server(args) as (url, key, check):
+        code = asyncio.run(_Listening(args, source, saves).run(url, key, check))
     return FAILED if saves.failed else code
 
 
@@ -109,17 +110,17 @@ def _check(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _server(args: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
-    """Whom to talk to, and the key: the daemon, or one of our own as long as the context lasts."""
+def _server(args: argparse.Namespace) -> Iterator[tuple[str, str | None, Callable[[], None]]]:
+    """Whom to talk to, the key, and what raises if it cannot come back: the daemon, or our own while this lasts."""
     if not args.local:
-        yield args.url, args.key
+        yield args.url, args.key, lambda: None
         return
     from streamer import artefacts
     from streamer.commands.local import LocalDaemon
 
     path = artefacts.resolve(args.model, args.backend, args.precision)
     with LocalDaemon(args.backend, path, args.threads or processors()) as daemon:
-        yield daemon.url, daemon.key
+        yield daemon.url, daemon.key, daemon.check
 
 
 class _Listening:
@@ -138,10 +139,11 @@ class _Listening:
         self._away = False
         self._overflows = 0
 
-    async def run(self, url: str, key: str | None) -> int:
+    async def run(self, url: str, key: str | None, check: Callable[[], None]) -> int:
         """Connect, capture, show; the exit code."""
         from clients.client import Client, Options
         from clients.relay import HEARTBEAT_S, Relay
+        from streamer.commands.meter import spoken
         from streamer.commands.stream import reaching
 
         asked = self._args
@@ -149,6 +151,7 @@ class _Listening:
         options = Options(sample_rate=self._source.rate, latency_ms=latency, language=asked.language, room=asked.room)
 
         async def connected() -> Client:
+            check()
             client = Client(url, options, key, heartbeat_s=HEARTBEAT_S)
             await client.connect()
             return client
@@ -160,6 +163,7 @@ class _Listening:
         async with self._microphone:
             with self._saves, self._captions, _told_to_end(self._end, self._leave):
                 await self._hear(relay, first)
+        say(f"captured    {self._meter.seconds:.1f} s, {spoken(self._meter.overall)}")
         if self._overflows:
             say(f"streamer: the device lost audio {self._overflows} times: the machine was too busy")
         return FAILED if self._failed else OK
@@ -191,10 +195,10 @@ class _Listening:
                     lost_s = piece.missing / self._source.rate
                     self._notice(f"{lost_s:.1f} s of audio were lost: nobody took them in time")
                 self._overflows += piece.overflowed
-                pcm = bytes(2 * piece.missing) + piece.pcm  # silence in its place, so that the times stay true
-                self._saves.audio(pcm)
-                relay.feed(pcm)
-                if self._meter.take(pcm):
+                for pcm in (*_silence(piece.missing), piece.pcm):
+                    self._saves.audio(pcm)
+                    relay.feed(pcm)
+                if self._meter.take(piece.pcm):
                     self._notice("only silence comes: is the microphone muted, or another one meant?")
                 if self._meter.seconds >= drawn_s + REDRAW_S:
                     drawn_s = self._meter.seconds
@@ -204,7 +208,8 @@ class _Listening:
             self._failed = True
         finally:
             relay.finish()
-            deadline.reschedule(asyncio.get_running_loop().time() + FINAL_S)
+            with contextlib.suppress(RuntimeError):  # nothing is waited for any more
+                deadline.reschedule(asyncio.get_running_loop().time() + FINAL_S)
 
     # What is seen.
 
@@ -284,6 +289,12 @@ def _told_to_end(end: Callable[[], None], leave: Callable[[], None]) -> Iterator
     finally:
         for kind, handler in zip(kinds, before, strict=True):
             signal.signal(kind, handler)
+
+
+def _silence(samples: int) -> Iterator[bytes]:
+    """In the place of samples that are missing, so that the times stay true; bounded pieces of it."""
+    for at in range(0, samples, SILENCE_SAMPLES):
+        yield bytes(2 * min(SILENCE_SAMPLES, samples - at))
 
 
 @contextlib.contextmanager

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
 from streamer.backends.fake import LEVELS
 from streamer.cli import main
@@ -122,3 +124,50 @@ async def test_a_device_of_another_rate_and_two_channels_is_heard_at_its_own(
     assert final["end"] == pytest.approx(1.0, abs=0.17)
     samples = len(voice) // 882 * 882
     assert file.read_bytes()[44:] == voice[:samples].astype("<i2").tobytes()
+
+
+async def test_a_daemon_that_refuses_for_good_ends_the_capture(
+    sd: Sound, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused: list[str] = []
+
+    async def moody(socket: ServerConnection) -> None:
+        """Hangs up on the first one, and refuses the second."""
+        if not refused:
+            ready = {"type": "ready", "session_id": "s", "model": "m", "latency_ms": 80, "sample_rate": 16000}
+            await socket.send(json.dumps(ready))
+        else:
+            await socket.send(json.dumps({"type": "error", "code": "unauthorized", "message": "key: a new one"}))
+        refused.append("once")
+
+    sd.on_start = lambda stream: stream.give([1] * 320)
+    async with serve(moody, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        assert await asyncio.to_thread(main, ["mic", "--url", url, "--save", str(tmp_path / "a.wav")]) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert err[-1] == "streamer: key: a new one (unauthorized)"
+    assert (tmp_path / "a.wav").read_bytes()[44:] == b"\1\0" * 320
+    assert sd.streams[0].closed
+
+
+async def test_what_nobody_took_in_time_is_silence_of_the_same_length(
+    sd: Sound, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stand_still(stream: Stream) -> None:
+        for _ in range(550):  # eleven seconds in which nobody looks; ten are kept
+            stream.give([5] * 320)
+        threading.Timer(0.5, go_on, [stream]).start()
+
+    def go_on(stream: Stream) -> None:
+        stream.give([7] * 320)
+        stream.settings["finished_callback"]()
+
+    sd.on_start = stand_still
+    file = tmp_path / "a.wav"
+    async with served() as url:
+        assert await asyncio.to_thread(main, ["mic", "--json", "--url", url, "--save", str(file)]) == 1
+    assert "streamer: 1.0 s of audio were lost: nobody took them in time" in capsys.readouterr().err
+    samples = np.frombuffer(file.read_bytes()[44:], "<i2")
+    assert [(int(samples[at]), at) for at in (0, *np.flatnonzero(np.diff(samples)) + 1)] == [
+        (5, 0), (0, 500 * 320), (7, 550 * 320)
+    ]  # fmt: skip
