@@ -73,15 +73,16 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of commands that hear with a model of their own."""
+def add_model_flags(parser: argparse.ArgumentParser, *, live: bool = False) -> None:
+    """The flags of commands that hear with a model of their own; `live` ones cannot wait for a whole recording."""
+    whole_files = "" if live else ", or `offline` for a full-context model"
     parser.add_argument(
         "--model", default="", metavar="M", help="model folder or .nemo file (default: the one that ships)"
     )
     parser.add_argument(
         "--latency",
         metavar="MS",
-        help=f"one of the model's latencies in ms, or `offline` for a full-context model (default: {DEFAULT_LATENCY})",
+        help=f"one of the model's latencies in ms{whole_files} (default: {DEFAULT_LATENCY})",
     )
     parser.add_argument(
         "--language", metavar="L", help="for models with prompts, e.g. en-US (default: the model's own)"

@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--force", action="store_true", help="write over files that are there")
     parser.add_argument("--json", action="store_true", help="every event as one JSON object a line")
-    add_model_flags(parser)
+    add_model_flags(parser, live=True)
     parser.set_defaults(run=run)
 
 
