@@ -1,7 +1,7 @@
 """One recording's bytes to blocks of 16 kHz samples, so that its length never matters. Knows nothing of folders.
 
 libsndfile reads what it can; PyAV (the extra `codecs`) reads the rest. All blocks together are, bit for bit, what one
-block as long as the recording would be: mixing is elementwise, and soxr's stream does not depend on its chunks.
+block as long as the recording would be (MP3 to 1e-7): mixing is elementwise, and soxr's stream does not depend on its chunks.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _what_is_wrong(samples: Samples) -> str:
 def _raw(source: Path | io.BytesIO, name: str, part: Part) -> Iterator[tuple[Samples, int]]:
     _rewind(source)
     try:
-        file = soundfile.SoundFile(source)
+        file = _Straight(source)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: *.raw, which says nothing of itself
         yield from _sliced(_decoded(source, name, _reason(error)), name, part)
         return
@@ -131,11 +131,18 @@ def _raw(source: Path | io.BytesIO, name: str, part: Part) -> Iterator[tuple[Sam
             yield from _by_libsndfile(file, name, part)
 
 
+class _Straight(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """Goes straight on. After each read soundfile seeks to where it is, if it may, and MP3 is wrong behind any seek."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _by_libsndfile(file: soundfile.SoundFile, name: str, part: Part) -> Iterator[tuple[Samples, int]]:
     rate: int = file.samplerate
     start, end = _span(part, file.frames, rate, name)
     at = 0
-    if start and file.format != "MP3":  # after a seek libsndfile's MP3 is wrong for a quarter of a second
+    if start and file.format != "MP3":  # libsndfile's MP3 is wrong for a quarter of a second behind it
         at = file.seek(start)
     while at < end:
         try:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from streamer.commands import USAGE, CommandError
 from streamer.recordings import MEMBER
-from streamer.subtitles.writers import KINDS, kind_of
+from streamer.subtitles import KINDS
+from streamer.subtitles.writers import kind_of
 
 ALONE = ("txt", "srt", "vtt")  # kinds of which one stream cannot hold several
 

@@ -70,7 +70,7 @@ def add(commands: Any) -> None:
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
-    from streamer.subtitles.writers import KINDS
+    from streamer.subtitles import KINDS
 
     group = parser.add_argument_group("files to write")
     group.add_argument("--format", choices=KINDS, help="what is written (default: what the name in --out ends in)")

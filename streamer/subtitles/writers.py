@@ -15,9 +15,11 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from streamer.protocols.events import Word
+from streamer.subtitles import KINDS
 from streamer.subtitles.cues import MS, Cue, Cutter, Style
 
-KINDS = ("txt", "srt", "vtt", "ctm", "jsonl")
+__all__ = ["KINDS", "Writer", "kind_of", "open_writer"]
+
 # SRT has no escapes: what players take for tags or for the arrow of times is written with letters that look alike.
 _LOOKALIKES = str.maketrans("<>{}", "\u2039\u203a()")
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})

@@ -1,0 +1,153 @@
+"""Claims about reading in blocks: the samples are those of the whole file, and what is missing is said."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from streamer import blocks
+from streamer.blocks import FRAMES, CutOff, Part, Unreadable
+
+TONE = (0.3 * np.sin(np.arange(3 * FRAMES + 777) / 9)).astype(np.float32)
+
+
+def saved(path: Path, samples: np.ndarray = TONE, rate: int = 16000, **options: str) -> Path:
+    soundfile.write(path, samples, rate, **options)
+    return path
+
+
+def read(path: Path, channel: int | None = None) -> np.ndarray:
+    return np.concatenate(list(blocks.blocks(path, path.name, channel=channel)))
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff"])
+def test_all_blocks_are_the_whole_file_to_the_bit(tmp_path: Path, suffix: str, rate: int) -> None:
+    path = saved(tmp_path / f"a.{suffix}", np.stack([TONE, TONE[::-1] / 3], axis=1), rate)
+    expected = soundfile.read(path, dtype="float32")[0].mean(axis=1, dtype=np.float32)
+    expected = soxr.resample(expected, rate, 16000, quality="HQ") if rate != 16000 else expected
+    np.testing.assert_array_equal(read(path), expected)
+    np.testing.assert_array_equal(blocks.whole(path, path.name), expected)
+
+
+def test_mp3_is_the_whole_file_but_for_rounding(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.mp3")
+    np.testing.assert_allclose(read(path), soundfile.read(path, dtype="float32")[0], atol=2e-7)
+
+
+def test_no_block_is_longer_than_one_read(tmp_path: Path) -> None:
+    sizes = [len(block) for block in blocks.blocks(saved(tmp_path / "a.wav"), "a.wav")]
+    assert sizes == [FRAMES, FRAMES, FRAMES, 777]
+
+
+def test_a_channel_is_heard_by_itself(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.wav", np.stack([TONE, -TONE], axis=1), subtype="FLOAT")
+    assert blocks.channels_of(path, "a.wav") == 2
+    np.testing.assert_array_equal(read(path, channel=0), TONE)
+    np.testing.assert_array_equal(read(path, channel=1), -TONE)
+    assert not read(path).any()
+
+
+def test_a_part_is_read_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.wav", subtype="FLOAT")
+    np.testing.assert_array_equal(blocks.whole(path, "a.wav", Part(2.0, 1.5)), TONE[32000:56000])
+
+
+# Files that are not whole.
+
+
+def test_a_wav_that_was_cut_off_is_read_and_said(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.wav", TONE[:48000])
+    path.write_bytes(path.read_bytes()[: 44 + 2 * 32000])
+    got = []
+    with pytest.raises(CutOff, match=r"^a\.wav: ends 1\.00 s before its header says"):
+        got.extend(blocks.blocks(path, "a.wav"))
+    assert sum(map(len, got)) == 32000
+    assert len(blocks.whole(path, "a.wav")) == 32000
+
+
+def test_a_wav_of_a_header_alone_is_said(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.wav", TONE[:0])
+    for sample_bytes in (0, 32000):
+        path.write_bytes(path.read_bytes()[:40] + struct.pack("<I", sample_bytes))
+        with pytest.raises(CutOff, match=r"^a\.wav: holds no samples$"):
+            list(blocks.blocks(path, "a.wav"))
+        assert not blocks.whole(path, "a.wav").size
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_wav_whose_writer_never_knew_its_size_is_whole(tmp_path: Path, size: int) -> None:
+    path = saved(tmp_path / "a.wav", TONE, subtype="PCM_16")
+    expected = read(path)
+    data = bytearray(path.read_bytes())
+    data[40:44] = struct.pack("<I", size)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(read(path), expected)
+
+
+def test_a_damaged_flac_is_read_up_to_the_damage(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * FRAMES).astype(np.float32)
+    path = saved(tmp_path / "a.flac", noise)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    got: list[np.ndarray] = []
+    with pytest.raises(Unreadable, match=r"^a\.flac: "):
+        got.extend(blocks.blocks(path, "a.flac"))
+    assert sum(map(len, got)) >= FRAMES
+
+
+def test_samples_before_the_first_that_is_no_number_are_given_out(tmp_path: Path) -> None:
+    wrong = TONE.copy()
+    wrong[FRAMES + 100] = np.nan
+    path = saved(tmp_path / "a.wav", wrong, subtype="FLOAT")
+    got: list[np.ndarray] = []
+    with pytest.raises(Unreadable, match=r"^a\.wav: holds samples that are not numbers"):
+        got.extend(blocks.blocks(path, "a.wav"))
+    np.testing.assert_array_equal(np.concatenate(got), TONE[: FRAMES + 100])
+    with pytest.raises(Unreadable):
+        blocks.whole(path, "a.wav")
+
+
+# What libsndfile does not read.
+
+
+def test_what_libsndfile_does_not_read_is_read_by_pyav(tmp_path: Path) -> None:
+    path = webm(tmp_path / "a.webm", TONE[:48000])
+    got = read(path)
+    assert abs(len(got) - 48000) <= 960
+    part = blocks.whole(path, "a.webm", Part(1.0, 0.5))
+    assert np.corrcoef(part[2000:6000], got[18000:22000])[0, 1] > 0.999
+    with pytest.raises(Unreadable, match="offset 9 s lies behind its end"):
+        blocks.whole(path, "a.webm", Part(9.0))
+
+
+def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = webm(tmp_path / "a.webm", TONE)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(Unreadable, match=r"^a\.webm: .*PyAV, which is not installed: .*\[codecs\]"):
+        read(path)
+
+
+def test_what_nobody_reads_is_said_once() -> None:
+    with pytest.raises(Unreadable, match=r"^notes: not audio that libsndfile reads \(Format not recognised\)$"):
+        list(blocks.blocks(io.BytesIO(b"some notes of mine"), "notes"))
+
+
+def webm(path: Path, samples: np.ndarray) -> Path:
+    """Opus in WebM, as browsers record it."""
+    av = pytest.importorskip("av", reason="PyAV, the extra codecs")
+    with av.open(str(path), "w", format="webm") as container:
+        stream = container.add_stream("libopus", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], "flt", "mono")
+        frame.sample_rate = 16000
+        for resampled in [*av.AudioResampler("flt", "mono", 48000).resample(frame)]:
+            container.mux(stream.encode(resampled))
+        container.mux(stream.encode(None))
+    return path
