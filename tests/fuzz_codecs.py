@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamer.codecs import Damaged
+from streamer.codecs.pages import checksum
 from streamer.decoder import Decoder
 from tests.streamer.compressed import recordings
 
@@ -92,7 +93,20 @@ def case(number: int, seed: int) -> tuple[str, bytes]:
     for _ in range(chance.choice((1, 1, 2, 4))):
         if data:
             chance.choice(MUTATIONS)(data, chance)
+    if container == "ogg" and chance.random() < 0.8:
+        seal(data)
     return container, bytes(data)
+
+
+def seal(data: bytearray) -> None:
+    """Give Ogg's pages the right checksums again: who means harm does."""
+    at = data.find(b"OggS")
+    while 0 <= at <= len(data) - 27:
+        end = at + 27 + data[at + 26]
+        end += sum(data[at + 27 : end])
+        data[at + 22 : at + 26] = bytes(4)
+        data[at + 22 : at + 26] = checksum(bytes(data[at:end])).to_bytes(4, "little")
+        at = data.find(b"OggS", at + 4)
 
 
 @dataclass

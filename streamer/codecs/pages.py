@@ -57,12 +57,12 @@ class Pages:
         body = self._source.exactly(sum(sizes))
         if len(sizes) < head[26] or len(body) < sum(sizes):
             return b""
-        if _checksum(head[:22] + bytes(4) + head[26:] + sizes + body) != int.from_bytes(head[22:26], "little"):
+        if checksum(head[:22] + bytes(4) + head[26:] + sizes + body) != int.from_bytes(head[22:26], "little"):
             raise Broken("an Ogg page that fails its checksum", WHAT, at)
         return head + sizes + body
 
 
-def _checksum(page: bytes) -> int:
-    """CRC-32 with zlib's polynomial, but the most significant bit first, from 0, and not inverted."""
+def checksum(page: bytes) -> int:
+    """Of a page with four zeros where it stands: CRC-32, but the high bit first, from 0, not inverted at the end."""
     crc = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(crc.to_bytes(4, "little").translate(_MIRRORED), "big")
