@@ -1,7 +1,8 @@
 """One recording's bytes to blocks of 16 kHz samples, so that its length never matters. Knows nothing of folders.
 
 libsndfile reads what it can; PyAV (the extra `codecs`) reads the rest. All blocks together are, bit for bit, what one
-block as long as the recording would be (MP3 to 1e-7): mixing is elementwise, and soxr's stream does not depend on its chunks.
+block as long as the recording would be (MP3 to 1e-7), for mixing is elementwise and soxr's stream does not depend on
+its chunks.
 """
 
 from __future__ import annotations
