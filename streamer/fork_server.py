@@ -14,10 +14,10 @@ import signal
 import socket
 import struct
 import traceback
-from collections.abc import Callable
 
 from streamer.decoder_process import CpuBudget, confine, decode, load, outlast_signals
 
+PR_SET_PDEATHSIG = 1  # Linux: the signal that a child gets when its parent is killed
 REQUEST = struct.Struct("8s")  # the container's name; two sockets come with it: the bytes, and the life
 
 
@@ -30,7 +30,7 @@ class ForkServer:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._lives: dict[int, socket.socket] = {}  # by process id
-        self._die_with_us = _parent_death_signal()
+        self._prctl = ctypes.CDLL(None).prctl
 
     def run(self) -> None:
         """Until the daemon is gone."""
@@ -71,6 +71,7 @@ class ForkServer:
         if len(message) < REQUEST.size or len(fds) != 2:
             return None
         data, life = (socket.socket(fileno=fd) for fd in fds)
+        server = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
@@ -80,7 +81,7 @@ class ForkServer:
             life.close()
             return 0
         if pid == 0:
-            self._child(data.fileno(), REQUEST.unpack(message)[0].rstrip(b"\0").decode())
+            self._child(server, data.fileno(), REQUEST.unpack(message)[0].rstrip(b"\0").decode())
         data.close()
         life.setblocking(False)
         self._lives[pid] = life
@@ -88,10 +89,12 @@ class ForkServer:
             life.send(b"%d\n" % pid)
         return pid
 
-    def _child(self, data: int, container: str) -> None:
+    def _child(self, server: int, data: int, container: str) -> None:
         """Never returns: what runs here is a copy of the server that must not go on as one."""
         try:
-            self._die_with_us()
+            self._prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != server:  # it was killed in between
+                os._exit(1)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(data, 0)
@@ -124,12 +127,6 @@ class ForkServer:
 class _SocketWire:
     def __init__(self, sock: socket.socket) -> None:
         self.read, self.write = sock.recv, sock.sendall
-
-
-def _parent_death_signal() -> Callable[[], None]:
-    """What a child says to the kernel, so that it ends when the server is killed."""
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def serve(fd: int) -> None:
