@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -59,11 +60,16 @@ async def hear_all(decoder: Decoder, data: bytes, size: int = 1 << 20) -> None:
 
 
 async def gone(pid: int) -> None:
-    """Wait until there is no such process, nor a zombie of one."""
+    """Wait until there is no such process, nor a zombie of one that its parent would have to ask after."""
     async with asyncio.timeout(LONG_S):
         while True:
             try:
                 os.kill(pid, 0)
+                state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+                if (state, parent) == ("Z", "1"):  # an orphan, and init has not looked yet
+                    return
             except ProcessLookupError:
                 return
+            except FileNotFoundError:  # no /proc, or just now
+                pass
             await asyncio.sleep(0.01)
