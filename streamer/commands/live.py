@@ -123,8 +123,12 @@ class Voices:
         yield from self._hear(self._tail)
         if self.error is None:
             yield from self._step(self._held, last=True)
-        for channel, transcript in enumerate(self._transcripts):
-            yield from self._finals(channel, [transcript.cut(self._samples)], "close")
+        last = [
+            event
+            for channel, transcript in enumerate(self._transcripts)
+            for event in self._finals(channel, [transcript.cut(self._samples)], "close")
+        ]
+        yield from sorted(last, key=lambda event: event.start)
 
     def _hear(self, block: Samples) -> Iterator[Event]:
         self._held = np.concatenate([self._held, block], axis=1)
