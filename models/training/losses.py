@@ -28,20 +28,10 @@ class _Transducer(torch.autograd.Function):
         ctx: Any, logits: Tensor, labels: Tensor, frames: Tensor, label_lengths: Tensor, fast_emit: float
     ) -> Tensor:
         norm = logits.logsumexp(-1)
-        index = torch.nn.functional.pad(labels, (0, 1))[:, None, :, None].expand(-1, logits.shape[1], -1, 1)
-        blank = (logits[..., -1] - norm).double()
-        emit = (logits.gather(-1, index)[..., 0] - norm).double()
-        at_end, inside = _outline(logits, frames, label_lengths)
-        emit = emit.masked_fill(~(inside & ~_last_label(logits, label_lengths)), NOTHING)
-        blank = blank.masked_fill(~inside, NOTHING)
-        alpha = _alphas(blank, emit)
-        beta = _betas(blank, emit, at_end)
-        logp = beta[:, 0, 0]
-        through = alpha - logp[:, None, None]
-        later = torch.nn.functional.pad(beta[:, 1:], (0, 0, 0, 1), value=NOTHING).masked_fill(at_end, 0.0)
-        by_blank = (through + blank + later).exp()
-        further = torch.nn.functional.pad(beta[:, :, 1:], (0, 1), value=NOTHING)
-        by_emit = (through + emit + further).exp() * (1.0 + fast_emit)
+        index = label_index(labels, logits.shape[1])
+        blank = logits[..., -1] - norm
+        emit = logits.gather(-1, index)[..., 0] - norm
+        logp, by_blank, by_emit = ways(blank, emit, frames, label_lengths, fast_emit)
         ctx.save_for_backward(logits, norm, by_blank.to(logits.dtype), by_emit.to(logits.dtype), index)
         return -logp.to(logits.dtype)
 
@@ -54,17 +44,40 @@ class _Transducer(torch.autograd.Function):
         return gradient.mul_(slopes[0][:, None, None, None]), None, None, None, None
 
 
-def _outline(logits: Tensor, frames: Tensor, label_lengths: Tensor) -> tuple[Tensor, Tensor]:
+def label_index(labels: Tensor, frames: int) -> Tensor:
+    """Labels (B, U) as an index into logits (B, frames, U + 1, V + 1), for the label that comes next at each place."""
+    return torch.nn.functional.pad(labels, (0, 1))[:, None, :, None].expand(-1, frames, -1, 1)
+
+
+def ways(
+    blank: Tensor, emit: Tensor, frames: Tensor, label_lengths: Tensor, fast_emit: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of each row (B,), and the share of its ways that leave each cell by blank and by its label.
+
+    blank and emit (B, T, U + 1): log-probabilities of both at each cell; all is computed and returned in float64.
+    """
+    at_end, inside = _outline(blank, frames, label_lengths)
+    emit = emit.double().masked_fill(~(inside & ~_last_label(blank, label_lengths)), NOTHING)
+    blank = blank.double().masked_fill(~inside, NOTHING)
+    alpha, beta = _alphas(blank, emit), _betas(blank, emit, at_end)
+    logp = beta[:, 0, 0]
+    through = alpha - logp[:, None, None]
+    later = torch.nn.functional.pad(beta[:, 1:], (0, 0, 0, 1), value=NOTHING).masked_fill(at_end, 0.0)
+    further = torch.nn.functional.pad(beta[:, :, 1:], (0, 1), value=NOTHING)
+    return logp, (through + blank + later).exp(), (through + emit + further).exp() * (1.0 + fast_emit)
+
+
+def _outline(cells: Tensor, frames: Tensor, label_lengths: Tensor) -> tuple[Tensor, Tensor]:
     """(B, T, U + 1) bool each: the cell whose blank ends the row, and the cells of the row's rectangle."""
-    t = torch.arange(logits.shape[1])[None, :, None]
-    u = torch.arange(logits.shape[2])[None, None, :]
+    t = torch.arange(cells.shape[1], device=cells.device)[None, :, None]
+    u = torch.arange(cells.shape[2], device=cells.device)[None, None, :]
     at_end = (t == frames[:, None, None] - 1) & (u == label_lengths[:, None, None])
     return at_end, (t < frames[:, None, None]) & (u <= label_lengths[:, None, None])
 
 
-def _last_label(logits: Tensor, label_lengths: Tensor) -> Tensor:
+def _last_label(cells: Tensor, label_lengths: Tensor) -> Tensor:
     """(B, 1, U + 1) bool: places where all labels have been emitted."""
-    return torch.arange(logits.shape[2])[None, None, :] >= label_lengths[:, None, None]
+    return torch.arange(cells.shape[2], device=cells.device)[None, None, :] >= label_lengths[:, None, None]
 
 
 def _sums(emit: Tensor) -> Tensor:

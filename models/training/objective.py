@@ -1,9 +1,9 @@
-"""The loss of one batch: CTC, and RNN-T with the joint computed for a few utterances at a time."""
+"""The loss of one batch: CTC, and RNN-T with the joint's logits held for a few utterances at a time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.training.data import Batch
-from models.training.losses import rnnt_loss
+from models.training.joint_loss import Output, Targets, Tiled, joint_loss
 from models.training.settings import Stage
 from models.transducer import Model
 
@@ -75,21 +75,6 @@ def full_precision_subsampling(model: Model) -> None:
     model.encoder.pre_encode.forward = forward  # type: ignore[method-assign, assignment]
 
 
-def groups(frames: Tensor, labels: Tensor, cells: int) -> Iterator[slice]:
-    """Cuts rows, longest first, into runs whose padded (frames x labels + 1) rectangles hold at most `cells` cells."""
-    start = 0
-    while start < len(frames):
-        stop = start + 1
-        while stop < len(frames) and _cells(frames, labels, start, stop + 1) <= cells:
-            stop += 1
-        yield slice(start, stop)
-        start = stop
-
-
-def _cells(frames: Tensor, labels: Tensor, start: int, stop: int) -> int:
-    return (stop - start) * int(frames[start:stop].max()) * (int(labels[start:stop].max()) + 1)
-
-
 def transducer_loss(
     model: Model, enc: Tensor, frames: Tensor, batch: Batch, stage: Stage, limits: tuple[bool, int]
 ) -> Tensor:
@@ -103,15 +88,10 @@ def transducer_loss(
     h, c = model.start(len(batch.ids))
     spoken, _, _ = model.decoder.prediction(torch.cat([start, batch.ids], 1).T.contiguous(), h, c)
     g = model.joint.pred(spoken).transpose(0, 1)
-    total = enc.new_zeros(())
-    for rows in groups(frames, batch.id_lengths, cells):
-        most_frames, most_labels = int(frames[rows].max()), int(batch.id_lengths[rows].max())
-        hidden = f[rows, :most_frames, None] + g[rows, None, : most_labels + 1]
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits = model.joint.joint_net(hidden)
-        ids = batch.ids[rows, :most_labels]
-        total = total + rnnt_loss(logits.float(), ids, frames[rows], batch.id_lengths[rows], stage.fast_emit).sum()
-    return total
+    last = model.joint.joint_net[-1]
+    output = Output(last.weight, last.bias, model.config.joint_activation)
+    targets = Targets(batch.ids, frames, batch.id_lengths)
+    return joint_loss(f, g, output, targets, Tiled(cells), fast_emit=stage.fast_emit, half=bf16)
 
 
 def loss_of(model: Model, batch: Batch, context: tuple[int, int], stage: Stage, bf16: bool, cells: int) -> Tensor:

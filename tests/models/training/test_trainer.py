@@ -19,7 +19,7 @@ from models.training import progress as progress_module
 from models.training import release, settings, trainer
 from models.training.arena import Arena, Step
 from models.training.data import Corpus
-from models.training.objective import groups
+from models.training.joint_loss import groups
 from models.training.progress import Progress, WorkerLost
 from models.training.trainer import learning_rate, train, transcripts, work
 from models.training.wer import ctc_texts, wer, wer_by_source
