@@ -52,7 +52,10 @@ class Meter:
         return before < MUTED_S * self._rate <= self._silent
 
     def line(self, width: int, ascii_only: bool) -> Text:
-        """Time, bar and figures in so many columns; the bar is full to the RMS and goes on thin to the peak."""
+        """Time, bar and figures in so many columns; the bar is full to the RMS and goes on thin to the peak.
+
+        A Ctrl-C that the terminal echoes behind it still fits, so that the line can be drawn anew.
+        """
         from rich.text import Text
 
         now = level(b"".join(self._recent))
@@ -62,7 +65,7 @@ class Meter:
         figures = f"peak {loudest}  rms {_figure(now.rms_db)} dBFS" if width >= 70 else loudest
         note = self.note or ("only silence: muted?" if self._silent >= MUTED_S * self._rate else "")
         note = f"  {note}" if note else ""
-        bar = min(_BAR[1], max(_BAR[0], width - 5 - len(clock) - len(figures) - len(note)))
+        bar = min(_BAR[1], max(_BAR[0], width - 7 - len(clock) - len(figures) - len(note)))
         full, thin, empty = "#=." if ascii_only else "━─┄"
         rms, peak = _share(now.rms_db, bar), _share(now.peak_db, bar)
         colour = "red" if now.peak_db >= LOUD_DB else "yellow" if now.peak_db >= GOOD_DB else "green"
@@ -76,7 +79,7 @@ class Meter:
             (note, "yellow"),
             no_wrap=True,
         )
-        line.truncate(width - 1, overflow="crop" if ascii_only else "ellipsis")
+        line.truncate(width - len("^C") - 1, overflow="crop" if ascii_only else "ellipsis")
         return line
 
 
