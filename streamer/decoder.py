@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 MOST_WAITING_BYTES = 1 << 18  # fed and not yet used up; `feed` waits beyond it
 STEP_BYTES = 1 << 15  # written at once
 MOST_DAMAGE_BYTES = 1 << 12
+MOST_WORDS = 200  # characters of each part of a sentence about damage
 
 
 class Decoder:
@@ -125,8 +126,6 @@ class Decoder:
             self._died(f"{how} (it computed for more than {CPU_S} s)" if how == "SIGXCPU" else how)
         except _Nonsense as nonsense:
             self._died(f"nonsense in its mouth ({nonsense})")
-        except Exception as error:
-            self._fault = error
         finally:
             self._ended = True
             self._news.set()
@@ -141,18 +140,35 @@ class Decoder:
             if 0 < number <= MOST_SAMPLES_BYTES and number % block == 0:
                 samples = np.frombuffer(await reader.readexactly(number), "<f4").reshape(-1, channels)
                 self._seconds += len(samples) / rate
-                if (handed := self._on_piece(samples, rate)) is not None:
-                    await handed
-                return True
+                return await self._hand_on(samples, rate)
         if kind == USED and self._used <= number <= self._fed:
             self._used = number
             return True
         if kind == DAMAGE and number <= MOST_DAMAGE_BYTES:
-            self.failure = _damage(await reader.readexactly(number))
+            self.failure = self._damage(await reader.readexactly(number))
             return False
         if kind == END:
             return False
         raise _Nonsense(f"frame {kind}")
+
+    async def _hand_on(self, samples: npt.NDArray[np.float32], rate: int) -> bool:
+        """False if the listener failed: a fault of ours, whatever it is."""
+        try:
+            if (handed := self._on_piece(samples, rate)) is not None:
+                await handed
+        except Exception as error:
+            self._fault = error
+        return self._fault is None
+
+    def _damage(self, data: bytes) -> Damaged:
+        try:
+            got, expected, at_byte, at_s = json.loads(data)
+        except (ValueError, TypeError, RecursionError):
+            raise _Nonsense("no damage in words") from None
+        known = isinstance(got, str) and isinstance(expected, str) and isinstance(at_byte, int)
+        if known and isinstance(at_s, (int, float)) and 0 <= at_byte <= self._fed and 0 <= at_s < 1e9:
+            return Damaged(got[:MOST_WORDS], expected[:MOST_WORDS], at_byte, at_s)
+        raise _Nonsense("damage nowhere")
 
     def _died(self, how: str) -> None:
         log.error("decoder process %d of %s audio died with %s, at byte %d", self.pid, self._container, how, self._used)
@@ -162,11 +178,3 @@ class Decoder:
 
 class _Nonsense(Exception):
     """What no process of ours says: a stranger has taken it over."""
-
-
-def _damage(data: bytes) -> Damaged:
-    try:
-        got, expected, at_byte, at_s = json.loads(data)
-        return Damaged(str(got), str(expected), int(at_byte), float(at_s))
-    except (ValueError, TypeError, OverflowError):
-        raise _Nonsense("damage") from None

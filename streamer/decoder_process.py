@@ -33,7 +33,7 @@ READ_BYTES = 1 << 16
 MEMORY_MIB = 256  # above what the process has when it starts
 CPU_S = 10  # to the next byte asked for or sample given
 NICE = 5
-OPEN_FILES = 3  # the socket and two times nothing: no other can be opened
+OPEN_FILES = 3  # the bytes, nothing, and the daemon's error output: no other can be opened
 
 
 class Wire(Protocol):
@@ -57,10 +57,11 @@ def decode(wire: Wire, container: str, lives: Callable[[], None] = lambda: None)
         while inlet.read(READ_BYTES):  # what may lie behind the sound is used up too
             pass
     except Damaged as damaged:
-        _send_damage(wire, damaged)
+        _send_damage(wire, damaged, inlet.used)
     except MemoryError:
         expected = f"what {MEMORY_MIB} MiB of memory are enough for"
-        _send_damage(wire, Damaged("bytes that want more", expected, inlet.used, inlet.seconds))
+        damaged = Damaged("bytes that want more", expected, inlet.used, inlet.seconds)
+        _send_damage(wire, damaged, inlet.used)
     else:
         wire.write(HEADER.pack(END, 0, 0, 0))
     while wire.read(READ_BYTES):  # a socket closed before its bytes are read takes back what was written to it
@@ -75,8 +76,9 @@ def _send(wire: Wire, piece: Piece) -> None:
         wire.write(HEADER.pack(SAMPLES, channels, piece.sample_rate, len(data)) + data)
 
 
-def _send_damage(wire: Wire, damaged: Damaged) -> None:
-    fields = [damaged.got, damaged.expected, damaged.at_byte, damaged.at_s]
+def _send_damage(wire: Wire, damaged: Damaged, used: int) -> None:
+    at_byte = min(max(0, damaged.at_byte), used)  # a container may lie about places too
+    fields = [damaged.got, damaged.expected, at_byte, damaged.at_s]
     data = json.dumps(fields).encode()
     wire.write(HEADER.pack(DAMAGE, 0, 0, len(data)) + data)
 

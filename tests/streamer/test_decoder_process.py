@@ -143,6 +143,8 @@ def test_the_daemons_own_event_loop_will_do(fork: bool) -> None:
         pytest.param(HEADER.pack(DAMAGE, 0, 0, 1 << 40), id="a long story"),
         pytest.param(HEADER.pack(DAMAGE, 0, 0, 4) + b"[[[[", id="no JSON"),
         pytest.param(HEADER.pack(DAMAGE, 0, 0, 2) + b"{}", id="not four values"),
+        pytest.param(HEADER.pack(DAMAGE, 0, 0, 4000) + b"[" * 4000, id="JSON without end"),
+        pytest.param(HEADER.pack(DAMAGE, 0, 0, 17) + b'["a", "b", 99, 0]', id="damage behind what was fed"),
         pytest.param(struct.pack("<B", SAMPLES), id="half a header"),
     ],
 )
