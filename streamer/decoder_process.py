@@ -60,8 +60,7 @@ def decode(wire: Wire, container: str, lives: Callable[[], None] = lambda: None)
         _send_damage(wire, damaged, inlet.used)
     except MemoryError:
         expected = f"what {MEMORY_MIB} MiB of memory are enough for"
-        damaged = Damaged("bytes that want more", expected, inlet.used, inlet.seconds)
-        _send_damage(wire, damaged, inlet.used)
+        _send_damage(wire, Damaged("bytes that want more", expected, inlet.used, inlet.seconds), inlet.used)
     else:
         wire.write(HEADER.pack(END, 0, 0, 0))
     while wire.read(READ_BYTES):  # a socket closed before its bytes are read takes back what was written to it
