@@ -73,15 +73,16 @@ async def test_channels_that_are_heard_apart_reach_viewers_apart() -> None:
 
 
 async def test_a_viewer_that_never_reads_is_let_go_and_nobody_waits_for_it() -> None:
-    options = ("server.max_outgoing=64", "server.send_timeout_s=0.5", "endpoint.silence_ms=80")
-    text = " ".join(["a" * 20, "b" * 20] * 5)
+    """Partials of a long segment are long: they fill what the kernel keeps for the deaf one soon."""
+    options = ("server.send_timeout_s=0.5", "endpoint.enabled=false", "session.stall_ms=60000")
     async with house(*options) as home, speaker(home) as socket, home.viewer("demo") as viewer:
         deaf = await deaf_client(home.port, "/v1/watch/demo")
         await home.settled(lambda: home.daemon.rooms.viewers == 2)
-        reading = asyncio.create_task(told(viewer, "away"))
+        reading = asyncio.create_task(told(viewer, "away", 90))
         heard = asyncio.create_task(listen(socket))
         while home.daemon.rooms.viewers == 2:
-            await socket.send(wire(text))
+            await socket.send(wire(" ".join(["ab"] * 20)))
+            await asyncio.sleep(0.1)  # what is sent until then has to be heard after it
         await say(socket, "close")
         said = [message for message in await heard if message["type"] == "final"]
         assert [message for message in await reading if message["type"] == "final"] == said
