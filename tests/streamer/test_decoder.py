@@ -34,6 +34,17 @@ async def test_a_process_of_its_own_gives_the_same_samples(name: str, fork: bool
     assert len(ear.rates) == 1
 
 
+async def test_streams_side_by_side_do_not_mix() -> None:
+    async def one(name: str) -> None:
+        container, data = recordings()[name]
+        ear = Ear()
+        async with decoding(container, ear) as decoder:
+            await hear_all(decoder, data, 700)
+        np.testing.assert_array_equal(ear.samples, decoded(data, container)[0])
+
+    await asyncio.gather(*(one(name) for name in recordings()))
+
+
 async def test_a_first_message_of_one_byte_and_all_others_of_one_byte() -> None:
     _, data = recordings()["webm opus"]
     ear = Ear()
