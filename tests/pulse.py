@@ -62,9 +62,9 @@ class Pulse:
 
     def say(self, pcm: bytes) -> None:
         """16 bit mono samples at 16 kHz, at the pace of speech; returns when all of them are said."""
-        self._quiet.clear()
         pcm = pcm.ljust(-(-len(pcm) // PIECE_BYTES) * PIECE_BYTES, b"\0")
         self._said.extend(pcm[at : at + PIECE_BYTES] for at in range(0, len(pcm), PIECE_BYTES))
+        self._quiet.clear()  # only now: a silence that just ends may still be setting it
         assert self._quiet.wait(len(pcm) / 2 / RATE + 60)
 
     def unplug(self) -> None:
