@@ -18,11 +18,11 @@ from streamer.config import Server
 from streamer.engine.loop import Engine, Failed, Result
 from streamer.gate import Gate
 from streamer.intake import Intake
+from streamer.line import Line
 from streamer.metrics import Metrics
-from streamer.outbox import Letter, Outbox, Ping
+from streamer.outbox import Letter, Outbox
 from streamer.protocols.events import BARE, Audio, ClientEvent, Close, Error, Final, Finalize, Partial, ServerEvent
 from streamer.protocols.native import Native
-from streamer.pulse import Beat, Pulse
 from streamer.rooms import Speech
 from streamer.session import Session
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLOSE_S = 5.0  # a client has this long to answer our close frame
-LAST_WORDS_S = 1.0  # a socket that is given up has this long to take its close frame
 BREATH = 50  # messages of one client in a row; then the others have their turn
 FAULT = "session: got a fault of the server, expected none"
 
@@ -53,16 +51,6 @@ class House:
     clock: Callable[[], float]
 
 
-async def hang_up(socket: web.WebSocketResponse, code: int, reason: str, longest_s: float) -> bool:
-    """The close handshake; False if the client did not take its part in it in time."""
-    try:
-        async with asyncio.timeout(longest_s):
-            await socket.close(code=code, message=reason.encode())
-    except TimeoutError:
-        return False
-    return True
-
-
 class Connection:
     """Runs from `ready` to the close frame. `hear`, `tick` and `shutdown` are called on the event loop."""
 
@@ -70,59 +58,36 @@ class Connection:
         self.id = ""
         self.speech: Speech | None = None  # our place in a room: what we are told its viewers are told, too
         self._streams: list[str] = []  # the engine's, one a voice
-        self._socket, self._request, self._session, self._house = socket, request, session, house
+        self._socket, self._session, self._house = socket, session, house
         self._native = Native()
         self._outbox = Outbox(house.limits.max_outgoing)
         self._asked: deque[float] = deque()  # when finalizes and the close came that have no final yet
         self._gate = Gate(house.limits.max_waiting_s, session.chunk * FRAME_S)
-        self._pulse = Pulse(house.limits.heartbeat_s, house.clock())
+        self._line = Line(socket, request, self._outbox, house.limits, house.clock)
         self._intake = None if session.encoding in BARE else Intake(session.encoding, self._decoded, self._damaged)
         self._draining: asyncio.Task[None] | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._given_up = False  # reads too slowly, or is not there: its socket is not worth waiting for
         self._broken = False  # a bug was met
-        self._gone = False  # the client hung up
 
     async def run(self, session_id: str) -> None:
         """Until the client has gone or has got everything. The engine's stream is open already, and ends with us."""
-        self.id = session_id
+        self.id = self._line.name = session_id
         self._streams = [stream_key(session_id, channel) for channel in range(self._session.voices)]
         self._guard(lambda: self._session.start(session_id))
         try:
             with contextlib.suppress(ConnectionError):
                 if await self._send(await self._outbox.get()):  # what was said before `ready` is read after it
-                    await self._talk()
+                    await self._line.talk(self._read(), self._line.write(self._send))
         finally:
             self._drop()
             if self._draining is not None:
                 self._draining.cancel()
             if self._intake is not None:
                 self._intake.close()
-            self._let_go()
+            self._line.let_go()
 
     def _drop(self) -> None:
         for stream in self._streams:
             self._house.engine.drop(stream)
-
-    async def _talk(self) -> None:
-        self._reader = asyncio.create_task(self._read())
-        writer = asyncio.create_task(self._write())
-        tasks = [self._reader, writer]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not self._gone:
-                await asyncio.wait([writer])
-        finally:
-            for task in tasks:
-                task.cancel()
-            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(outcome, Exception) and not isinstance(outcome, ConnectionError):
-                    log.error("a connection failed", exc_info=outcome, extra={"session": self.id})
-
-    def _let_go(self) -> None:
-        """What the client has not taken until now it never will; without this it would stay in our memory."""
-        if (transport := self._request.transport) is not None:
-            asyncio.get_running_loop().call_later(0 if self._given_up else CLOSE_S, transport.abort)
 
     # What comes from elsewhere.
 
@@ -143,18 +108,13 @@ class Connection:
         self._watch(now)
         listening = self._gate.listening(now)
         self._guard(lambda: self._session.tick(now, listening=listening))
-        if not (listening and self._reading()):
-            self._pulse.felt(now)
-        match self._pulse.check(now):
-            case Beat.PING:
-                self._outbox.put(Letter(Ping()))
-            case Beat.GONE if self._request.transport is not None:
-                log.info("closed: no answer to a ping", extra={"session": self.id})
-                self._request.transport.abort()
+        if not (listening and self._line.reading):
+            self._line.pulse.felt(now)
+        self._line.beat(now)
 
     def doubt(self) -> None:
         """Somebody wants our room: a client that is not there any more should not keep it for long."""
-        self._pulse.doubt(self._house.clock())
+        self._line.pulse.doubt(self._house.clock())
 
     def shutdown(self) -> None:
         """Finish as if the client had closed."""
@@ -176,15 +136,15 @@ class Connection:
                 count += 1
                 if count % BREATH == 0:  # messages that are there already come without a pause
                     await asyncio.sleep(0)
-            self._gone = True
+            self._line.gone = True
         except ConnectionError:
-            self._gone = True
+            self._line.gone = True
         except Exception:
             self._break()
 
     async def _take(self, message: WSMessage) -> None:
         now = self._house.clock()
-        self._pulse.felt(now)
+        self._line.pulse.felt(now)
         match message.type:
             case WSMsgType.BINARY | WSMsgType.TEXT:
                 event = self._native.receive(message.data if message.type is WSMsgType.TEXT else bytes(message.data))
@@ -231,55 +191,19 @@ class Connection:
         except Exception:
             self._break()
 
-    async def _write(self) -> None:
-        while True:
-            letter = await self._outbox.get()
-            if isinstance(letter.event, Hangup):
-                return await self._close(letter.event)
-            if not await self._send(letter):
-                return await self._give_up()
-
     async def _send(self, letter: Letter) -> bool:
         """False if the client did not take it in time."""
-        try:
-            async with asyncio.timeout(self._house.limits.send_timeout_s):
-                if isinstance(letter.event, Ping):
-                    await self._socket.ping()
-                elif isinstance(letter.event, ServerEvent):
-                    await self._socket.send_str(self._native.send(letter.event))
-        except TimeoutError:
-            log.warning("closed: reads too slowly", extra={"session": self.id})
-            self._given_up = True
+        message = None
+        if isinstance(letter.event, ServerEvent):
+            try:
+                message = self._native.send(letter.event)
+            except Exception:
+                self._break()
+                return True
+        if not await self._line.send(message):
             return False
-        except ConnectionError:
-            raise
-        except Exception:
-            self._break()
         self._count(letter)
         return True
-
-    async def _close(self, hangup: Hangup) -> None:
-        if self._given_up:
-            return await self._give_up()
-        await self._stop_reading()
-        self._given_up = not await hang_up(
-            self._socket, hangup.code, hangup.reason, self._house.limits.send_timeout_s + CLOSE_S
-        )
-        log.info("closed %d %s", hangup.code, hangup.reason, extra={"session": self.id})
-
-    async def _give_up(self) -> None:
-        await self._stop_reading()
-        await hang_up(self._socket, 1008, "reads too slowly", LAST_WORDS_S)
-
-    async def _stop_reading(self) -> None:
-        """aiohttp waits for the client's close frame only if nobody else reads. Without that wait the kernel answers
-        audio that still comes with a reset, and the last finals are lost on their way."""
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
-
-    def _reading(self) -> bool:
-        return self._reader is not None and not self._reader.done()
 
     def _watch(self, now: float) -> None:
         self._gate.watch(max(map(self._house.engine.waiting_seconds, self._streams)), now)
@@ -335,11 +259,10 @@ class Connection:
             letter = Letter(event, self._asked.popleft())
         if isinstance(letter.event, Error):
             self._house.metrics.errors.labels(letter.event.code).inc()
-        if not self._outbox.put(letter) and not self._given_up:
-            log.warning("closed: %d messages unread", len(self._outbox), extra={"session": self.id})
-            self._given_up = True
+        given_up = self._outbox.given_up
+        if not self._outbox.put(letter) and not given_up:
+            log.warning("closed: too many messages unread", extra={"session": self.id})
             self._drop()
-            self._outbox.put(Letter(Hangup(code=1008, reason="reads too slowly")))
         if self.speech is not None and isinstance(event, ServerEvent):  # viewers after the speaker
             self.speech.say(event, self._house.clock())
 

@@ -27,10 +27,12 @@ class Letter:
 
 
 class Outbox:
-    """At most `high` letters. A partial takes the place of its channel's unsent one at the end; nothing else is ever
-    dropped."""
+    """At most `high` letters. A partial takes the place of its channel's unsent one at the end; nothing else gives way.
+    Who leaves more unread is given up: what is there already is followed by a Hangup, and by nothing else."""
 
     def __init__(self, high: int) -> None:
+        self.given_up = False
+        """The reader is too slow, or is not there: its socket is not worth waiting for."""
         self._high = high
         self._letters: deque[Letter] = deque()
         self._filled = asyncio.Event()
@@ -39,15 +41,25 @@ class Outbox:
         return len(self._letters)
 
     def put(self, letter: Letter) -> bool:
-        """False when it is full: the reader is too slow and the letter was not taken. A Hangup always fits."""
+        """False when it is full and the letter was not taken. A Hangup always fits."""
+        if isinstance(letter.event, Hangup):
+            self._add(letter)
+            return True
+        if self.given_up:
+            return False
         if isinstance(letter.event, Partial) and (place := self._unsent(letter.event.channel)) is not None:
             self._letters[place] = letter
             return True
-        if len(self._letters) >= self._high and not isinstance(letter.event, Hangup):
+        if len(self._letters) >= self._high:
+            self.given_up = True
+            self._add(Letter(Hangup(code=1008, reason="reads too slowly")))
             return False
+        self._add(letter)
+        return True
+
+    def _add(self, letter: Letter) -> None:
         self._letters.append(letter)
         self._filled.set()
-        return True
 
     def _unsent(self, channel: int) -> int | None:
         """Where a partial of this channel waits with nothing but partials behind it."""

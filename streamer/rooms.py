@@ -29,14 +29,6 @@ class Viewer:
         self.outbox = Outbox(high)
         self.greeting: tuple[str, ...] = ()
         """Messages; they are sent before anything of the outbox."""
-        self.given_up = False
-        """It left too much unread."""
-
-    def tell(self, letter: Letter) -> None:
-        """A viewer that has left too many messages unread is told no more."""
-        if not self.given_up and not self.outbox.put(letter):
-            self.given_up = True
-            self.outbox.put(Letter(Hangup(code=1008, reason="reads too slowly")))
 
 
 @dataclass(slots=True)
@@ -123,7 +115,7 @@ class Room:
         closed = Closed(audio_seconds=self.heard_s)
         self._tell(closed, write_native(closed))
         for viewer in self.viewers:
-            viewer.tell(Letter(Hangup(code=1000, reason="closed")))
+            viewer.outbox.put(Letter(Hangup(code=1000, reason="closed")))
 
     def _keep(self, message: str) -> None:
         """The latest finals stay; of those left out only the number."""
@@ -139,7 +131,7 @@ class Room:
 
     def _tell(self, event: WatchEvent, message: str) -> None:
         for viewer in self.viewers:
-            viewer.tell(Letter(event, text=message))
+            viewer.outbox.put(Letter(event, text=message))
 
 
 class Speech:

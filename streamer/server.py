@@ -20,10 +20,11 @@ from streamer import auth, intake, logs, sockets
 from streamer.backends import load_backend
 from streamer.backends.base import Backend
 from streamer.config import Config, Model
-from streamer.connection import CLOSE_S, Connection, House, hang_up, stream_key
+from streamer.connection import Connection, House, stream_key
 from streamer.engine.loop import Engine, EngineSettings, Full, Result, Step
 from streamer.errors import Refusal
 from streamer.guard import Guard
+from streamer.line import CLOSE_S, hang_up
 from streamer.metrics import CONTENT_TYPE, Metrics
 from streamer.offer import door, info, offer, session_settings
 from streamer.pages import Pages

@@ -11,7 +11,7 @@ import time
 import pytest
 from aiohttp import WSMessage
 
-from streamer import connection, server
+from streamer import connection, line, server
 from streamer.backends.base import Row
 from streamer.backends.fake import FakeBackend, Faults, slow
 from streamer.protocols.events import Partial
@@ -118,7 +118,7 @@ async def test_a_clients_own_pings_are_answered() -> None:
 async def test_a_client_that_never_reads_is_let_go_however_much_waits_for_it(
     unread: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (connection, server):
+    for module in (line, server):
         monkeypatch.setattr(module, "CLOSE_S", 0.3)
     options = ("server.send_timeout_s=0.5", "server.max_outgoing=100000", "engine.max_load=100")
     async with house(*options) as home:

@@ -33,14 +33,19 @@ async def test_a_partial_never_passes_a_final_nor_takes_its_place() -> None:
     assert [await outbox.get() for _ in letters] == letters
 
 
-async def test_a_full_box_takes_a_hangup_and_nothing_else() -> None:
+async def test_who_leaves_too_much_unread_is_given_up() -> None:
     outbox = Outbox(2)
     assert outbox.put(final(0))
     assert outbox.put(final(1))
+    assert not outbox.given_up
     assert not outbox.put(final(2))
-    assert not outbox.put(partial(3))
-    assert outbox.put(Letter(Hangup(code=1008, reason="slow")))
-    assert [type((await outbox.get()).event) for _ in range(3)] == [Final, Final, Hangup]
+    assert outbox.given_up
+    first = [await outbox.get(), await outbox.get()]
+    assert not outbox.put(partial(3)), "there is room again, but no hole may be in what is said"
+    assert outbox.put(Letter(Hangup(code=1011, reason="error"))), "a hangup always fits"
+    hangups = [(await outbox.get()).event, (await outbox.get()).event]
+    assert [type(letter.event) for letter in first] == [Final, Final]
+    assert hangups == [Hangup(code=1008, reason="reads too slowly"), Hangup(code=1011, reason="error")]
 
 
 async def test_the_reader_waits_until_something_comes() -> None:

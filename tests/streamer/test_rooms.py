@@ -350,8 +350,8 @@ async def test_a_viewer_that_reads_nothing_is_let_go_and_nobody_else_notices() -
         speech.say(final(f"f{number}", number), 1.0)
         seen += brief(await told(quick))
     assert [text for text in seen if text.startswith("final")] == [f"final f{number}" for number in range(100)]
-    assert slow.given_up
-    assert not quick.given_up
+    assert slow.outbox.given_up
+    assert not quick.outbox.given_up
     assert len(slow.outbox) == 5
     assert brief(await told(slow))[-1] == "hangup"
 
@@ -364,4 +364,4 @@ async def test_unread_partials_give_way_to_newer_ones() -> None:
         speech.say(partial(f"p{number}"), 1.0)
         speech.say(partial(f"q{number}", 0, 1), 1.0)
     assert brief(await told(viewer)) == ["room", "live", "partial p999", "partial q999"]
-    assert not viewer.given_up
+    assert not viewer.outbox.given_up
