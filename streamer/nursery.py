@@ -89,18 +89,19 @@ class ForkServer:
 
     async def start(self, container: str) -> Child:
         """A child of the server's."""
+        control = self._running()
         try:
-            return await self._start(container)
-        except ConnectionError:  # the server was killed meanwhile
-            self.close()
-            return await self._start(container)
+            return await self._start(control, container)
+        except ConnectionError:  # the server was killed meanwhile; another stream may have started the next one
+            if self._control is control:
+                self.close()
+            return await self._start(self._running(), container)
 
-    async def _start(self, container: str) -> Child:
+    async def _start(self, control: socket.socket, container: str) -> Child:
         data, its_data = socket.socketpair()
         life, its_life = socket.socketpair()
         try:
             with its_data, its_life:
-                control = self._running()
                 socket.send_fds(control, [REQUEST.pack(container.encode())], [its_data.fileno(), its_life.fileno()])
             life_streams = await asyncio.open_unix_connection(sock=life)
         except BaseException:

@@ -58,11 +58,14 @@ async def test_a_fork_server_that_was_killed_takes_its_children_along_and_is_sta
         await gone(decoder.pid)
         with pytest.raises(Damaged, match="the decoder died"):
             await decoder.finish()
-        ear = Ear()
-        async with decoding("flac", ear, fork=True) as other:
-            await other.feed(recordings()["flac"][1])
-            await other.finish()
-        assert ear.parts
+
+        async def another() -> None:
+            ear = Ear()
+            async with decoding("flac", ear, fork=True) as other:
+                await hear_all(other, recordings()["flac"][1])
+            assert ear.parts
+
+        await asyncio.gather(*(another() for _ in range(5)))
         assert nursery.server_pid() not in (None, server)
 
 
