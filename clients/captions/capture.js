@@ -3,14 +3,15 @@
  * nothing of where the pieces go.
  *
  * @typedef {{pcm: ArrayBuffer, seconds: number, peak: number}} Piece  peak: 0 to 1
- * @typedef {{rate: number, label: string, stop: () => Promise<void>}} Source  rate: hertz
+ * @typedef {{rate: number, label: string, held: () => boolean, stop: () => Promise<void>}} Source  rate: hertz; held:
+ *   whether the browser waits for a click or a key before it lets sound through
  * @typedef {{piece: (piece: Piece) => void, ended: () => void}} Told
  */
-import { NoSoundError } from "./messages.js";
+import { AwayError, NoSoundError } from "./messages.js";
 
 const PIECE_S = 0.04;
 const BYTES = 2; // a sample
-/** The daemon takes 8 to 48 kHz; sound cards go higher. */
+/** Sound cards go higher; nothing that is heard lies there. */
 const HIGHEST_RATE = 48000;
 
 /** @param {{mic: string, clean: boolean}} settings @returns {Promise<MediaStream>} */
@@ -57,9 +58,10 @@ export async function listenTo(stream, told) {
   }
   try {
     await context.audioWorklet.addModule("/captions/worklet.js");
-  } catch (error) {
+  } catch {
     stop(stream);
-    throw error;
+    void context.close();
+    throw new AwayError();
   }
   const pieces = new AudioWorkletNode(context, "pieces", {
     processorOptions: { samples: Math.round(context.sampleRate * PIECE_S) },
@@ -78,6 +80,7 @@ export async function listenTo(stream, told) {
   return {
     rate: context.sampleRate,
     label: track.label,
+    held: () => context.state === "suspended",
     async stop() {
       track.onended = null;
       if (context.state === "running") {

@@ -11,7 +11,8 @@ export function soundFields(store) {
   const language = make("select", { onchange: () => store.set({ language: language.value }) });
   const languages = make("label", { class: "field", hidden: true }, make("span", {}, "Language"), language);
   const clean = tick("Even out the microphone (noise, echo, loudness)", (clean) => store.set({ clean }));
-  const pace = choice("Play files", "pace", ["speech", "fast"], (value) => store.set({ pace: value }));
+  const paces = { speech: "As they were spoken", fast: "As fast as heard" };
+  const pace = choice("Read files", "pace", paces, (value) => store.set({ pace: value }));
   const element = make("section", {}, make("h3", {}, "Sound"), languages, clean.element, pace.element);
   store.listen((now) => {
     clean.show(now.clean);
@@ -22,7 +23,10 @@ export function soundFields(store) {
   const offer = (info) => {
     languages.hidden = info.languages.length < 2;
     const options = info.languages.map((name) => new Option(name, name));
-    language.replaceChildren(new Option(info.language ? `As the server (${info.language})` : "As the server", ""), ...options);
+    language.replaceChildren(
+      new Option(info.language ? `As the server (${info.language})` : "As the server", ""),
+      ...options,
+    );
     language.value = store.now.language;
   };
   return { element, offer };
@@ -30,11 +34,27 @@ export function soundFields(store) {
 
 /** @param {Store} store */
 export function roomFields(store) {
-  const input = make("input", { type: "text", id: "room", maxlength: "64", spellcheck: "false", autocomplete: "off", placeholder: "none", "aria-describedby": "room-hint" });
+  const input = make("input", {
+    type: "text",
+    id: "room",
+    maxlength: "64",
+    spellcheck: "false",
+    autocomplete: "off",
+    placeholder: "none",
+    "aria-describedby": "room-hint",
+  });
   const hint = make("p", { class: "hint", id: "room-hint" });
   const links = make("div", { class: "links" });
   const said = make("p", { class: "hint", role: "status" });
-  const element = make("section", {}, make("h3", {}, "Room"), make("label", { class: "field" }, make("span", {}, "Name"), input), hint, links, said);
+  const element = make(
+    "section",
+    {},
+    make("h3", {}, "Room"),
+    make("label", { class: "field" }, make("span", {}, "Name"), input),
+    hint,
+    links,
+    said,
+  );
   let needsKey = false;
   input.addEventListener("change", () => {
     const name = input.value.trim().replaceAll(" ", "-");
@@ -48,12 +68,27 @@ export function roomFields(store) {
     input.value = room;
     const who = needsKey ? "Who has the link and the key can read along." : "Who has the link can read along.";
     hint.textContent = room ? who : "Give your captions a room, and others can read along.";
-    const rows = room ? [["To read along", `/watch/${room}`], ["For OBS", `/overlay?room=${room}`]] : [];
+    const rows = room
+      ? [
+          ["To read along", `/watch/${room}`],
+          ["For OBS", `/overlay?room=${room}`],
+        ]
+      : [];
     links.replaceChildren(
       ...rows.map(([what, path]) => {
         const { href } = new URL(path, location.href);
-        const copy = make("button", { "aria-label": `Copy the link: ${what}`, onclick: () => void copied(href, said) }, "Copy");
-        return make("p", {}, make("span", {}, what), make("a", { href, target: "_blank", rel: "noopener" }, href), copy);
+        const copy = make(
+          "button",
+          { "aria-label": `Copy the link: ${what}`, onclick: () => void copied(href, said) },
+          "Copy",
+        );
+        return make(
+          "p",
+          {},
+          make("span", {}, what),
+          make("a", { href, target: "_blank", rel: "noopener" }, href),
+          copy,
+        );
       }),
     );
   };

@@ -1,11 +1,12 @@
 /** The captions page: someone speaks, and reads along. Wires its parts together. */
+import { stayAwake } from "./awake.js";
 import { microphones } from "./capture.js";
 import { byId } from "./elements.js";
+import { roomFields, soundFields } from "./fields.js";
 import { look } from "./look.js";
 import { minutes } from "./messages.js";
 import { info, key, takeKey } from "./server.js";
 import { Store } from "./settings.js";
-import { roomFields, soundFields } from "./fields.js";
 import { Speaker } from "./speaker.js";
 import { Stage } from "./stage.js";
 import { keyFields, notice, showStatus, tools } from "./tools.js";
@@ -24,8 +25,9 @@ let offer = null;
 const speaker = new Speaker(() => store.now, transcript, {
   status(status) {
     showStatus(status, "Not listening");
-    byId("start-text").textContent = { idle: "Start", trouble: "Start", finishing: "Finishing" }[status.name] ?? "Stop";
+    byId("start-text").textContent = !speaker.running ? "Start" : status.name === "finishing" ? "Finishing" : "Stop";
     document.body.classList.toggle("running", speaker.running);
+    stayAwake(speaker.running);
     byId("sources").disabled = byId("device").disabled = byId("file").disabled = speaker.running;
     if (status.name === "listening") void listDevices();
   },
@@ -97,6 +99,7 @@ store.listen((now, changed) => {
   byId("file-field").hidden = now.source !== "file";
   byId("tab-field").hidden = now.source !== "tab";
   showLatency();
+  byId("captions").lang = now.language || offer?.language || "";
   if (speaker.running && ["latency", "language", "room"].some((name) => changed.has(name))) speaker.renew();
 });
 
@@ -136,6 +139,7 @@ async function ask() {
   sound.offer(offer);
   room.offer(offer);
   showLatency();
+  byId("captions").lang = store.now.language || offer.language || "";
 }
 
 navigator.mediaDevices?.addEventListener("devicechange", () => void listDevices());

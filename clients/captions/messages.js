@@ -30,6 +30,7 @@ export function because(reason, detail = "") {
  */
 export function trouble(error, source) {
   const name = error instanceof Error ? error.name : "";
+  if (name === "AwayError") return REASONS.unreachable;
   if (source === "file") return "This file could not be read as sound. Try WAV, MP3, M4A, FLAC, Ogg or WebM.";
   if (source === "tab") {
     if (name === "NoSoundError") return "The tab was shared without its sound. Share it again with its sound ticked.";
@@ -37,15 +38,22 @@ export function trouble(error, source) {
     return "This browser cannot share a tab's sound. Try Chrome or Edge on a computer.";
   }
   if (name === "NotAllowedError") return "The microphone is blocked. Allow it in the address bar, then start again.";
-  if (name === "NotFoundError" || name === "OverconstrainedError") return "No microphone was found. Plug one in, then start again.";
+  if (name === "NotFoundError" || name === "OverconstrainedError")
+    return "No microphone was found. Plug one in, then start again.";
   if (name === "NotReadableError") return "The microphone is in use by another program.";
-  if (!globalThis.isSecureContext) return "Browsers give the microphone to secure pages only: open this page with https.";
+  if (!globalThis.isSecureContext)
+    return "Browsers give the microphone to secure pages only: open this page with https.";
   return "The microphone could not be opened.";
 }
 
 /** The browser shared no sound. */
 export class NoSoundError extends Error {
   name = "NoSoundError";
+}
+
+/** Something of the page itself could not be loaded. */
+export class AwayError extends Error {
+  name = "AwayError";
 }
 
 /** @param {number} seconds @returns {string} 1:02:03, or 2:03 */

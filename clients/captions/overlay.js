@@ -34,7 +34,7 @@ transcript.listen((entry, gone) => {
 /** @param {{name: string, text: string}} status what went wrong is shown, what goes well is not */
 function show({ name, text }) {
   const element = byId("status");
-  element.hidden = name !== "trouble" && name !== "reconnecting";
+  element.hidden = !["trouble", "reconnecting", "held"].includes(name);
   element.textContent = text;
 }
 

@@ -18,7 +18,11 @@ import { textOf } from "./transcript.js";
  * @returns {HTMLDialogElement}
  */
 export function panel(id, title, ...content) {
-  const close = make("button", { class: "quiet round", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"));
+  const close = make(
+    "button",
+    { class: "quiet round", "aria-label": "Close", onclick: () => dialog.close() },
+    icon("close"),
+  );
   const dialog = make(
     "dialog",
     { id, class: "panel", "aria-labelledby": `${id}-title` },
@@ -33,7 +37,8 @@ export function panel(id, title, ...content) {
 /** @param {Store} store @returns {HTMLElement} theme, size, contrast, confidence, times */
 export function lookFields(store) {
   const size = range("Text size", SIZES.least, SIZES.most, SIZES.step, (value) => store.set({ size: value }));
-  const theme = choice("Colours", "theme", ["system", "light", "dark"], (value) => store.set({ theme: value }));
+  const themes = { system: "System", light: "Light", dark: "Dark" };
+  const theme = choice("Colours", "theme", themes, (value) => store.set({ theme: value }));
   const contrast = tick("High contrast", (on) => store.set({ contrast: on ? "high" : "normal" }));
   const confidence = tick("Underline doubtful words", (confidence) => store.set({ confidence }));
   const times = tick("Show word times", (times) => store.set({ times }));
@@ -55,8 +60,15 @@ export function transcriptPanel(transcript) {
   const said = make("p", { class: "hint", role: "status" });
   const copy = make("button", { onclick: () => void copied(txt(transcript.settled), said) }, "Copy text");
   const files = Object.entries(FORMATS).map(([ending, format]) => {
-    const button = make("button", { "aria-label": `Download ${ending.toUpperCase()}` }, icon("down"), ending.toUpperCase());
-    button.addEventListener("click", () => download(`captions.${ending}`, format.type, format.write(transcript.settled)));
+    const button = make(
+      "button",
+      { "aria-label": `Download ${ending.toUpperCase()}` },
+      icon("down"),
+      ending.toUpperCase(),
+    );
+    button.addEventListener("click", () =>
+      download(`captions.${ending}`, format.type, format.write(transcript.settled)),
+    );
     return button;
   });
   const clear = make("button", { class: "quiet" }, "Clear");
@@ -104,12 +116,14 @@ export function tick(text, chosen) {
 /**
  * @param {string} text
  * @param {string} name
- * @param {string[]} values
+ * @param {Record<string, string>} values what is chosen -> what is read
  * @param {(value: any) => void} chosen
  */
 export function choice(text, name, values, chosen) {
-  const inputs = values.map((value) => make("input", { type: "radio", name, value, onchange: () => chosen(value) }));
-  const labels = inputs.map((input) => make("label", {}, input, make("span", {}, capital(input.value))));
+  const inputs = Object.keys(values).map((value) =>
+    make("input", { type: "radio", name, value, onchange: () => chosen(value) }),
+  );
+  const labels = inputs.map((input) => make("label", {}, input, make("span", {}, values[input.value])));
   const element = make("fieldset", { class: "choice" }, make("legend", {}, text), make("div", {}, ...labels));
   const show = (/** @type {string} */ value) => {
     for (const input of inputs) input.checked = input.value === value;
@@ -140,7 +154,12 @@ export function range(text, least, most, step, chosen) {
 /** @param {Entry} entry */
 function row(entry) {
   const time = make("time", {}, minutes(entry.start));
-  return make("li", { class: entry.kind }, time, make("span", {}, textOf(entry), entry.kind === "segment" && entry.cut ? " (cut off)" : ""));
+  return make(
+    "li",
+    { class: entry.kind },
+    time,
+    make("span", {}, textOf(entry), entry.kind === "segment" && entry.cut ? " (cut off)" : ""),
+  );
 }
 
 /** @param {string} text @param {HTMLElement} said */
@@ -158,9 +177,4 @@ function download(name, type, text) {
   const url = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
   make("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
-}
-
-/** @param {string} word */
-function capital(word) {
-  return word[0].toUpperCase() + word.slice(1);
 }

@@ -48,6 +48,7 @@ export async function play(file, { pace, room }, told) {
     rate: RATE,
     length: pcm.length / RATE,
     label: file.name ?? "file",
+    held: () => false,
     seek: (seconds) => void (at = Math.min(pcm.length, Math.max(0, Math.round(seconds * RATE)))),
     stop: async () => clearInterval(timer),
   };

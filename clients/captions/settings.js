@@ -66,7 +66,8 @@ export function write(settings) {
  * @returns {string|number|boolean|undefined} undefined: passed over
  */
 function understood(name, text) {
-  if (Object.hasOwn(WORDS, name)) return WORDS[/** @type {keyof typeof WORDS} */ (name)].includes(text) ? text : undefined;
+  if (Object.hasOwn(WORDS, name))
+    return WORDS[/** @type {keyof typeof WORDS} */ (name)].includes(text) ? text : undefined;
   if (Object.hasOwn(NUMBERS, name)) {
     const [least, most] = NUMBERS[name];
     return /^\d{1,5}$/.test(text) && +text >= least && +text <= most ? +text : undefined;
@@ -96,7 +97,9 @@ export class Store {
     const before = this.now;
     this.now = { ...before, ...change };
     const changed = new Set(
-      Object.keys(change).filter((name) => before[/** @type {keyof Settings} */ (name)] !== change[/** @type {keyof Settings} */ (name)]),
+      Object.keys(change).filter(
+        (name) => before[/** @type {keyof Settings} */ (name)] !== change[/** @type {keyof Settings} */ (name)],
+      ),
     );
     if (changed.size === 0) return;
     const query = write(this.now);

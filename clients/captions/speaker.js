@@ -4,7 +4,7 @@
  *
  * @typedef {import("./settings.js").Settings} Settings
  * @typedef {import("./capture.js").Source & {seek?: (seconds: number) => void, length?: number}} Source
- * @typedef {"idle"|"starting"|"listening"|"finishing"|"reconnecting"|"trouble"} Name
+ * @typedef {"idle"|"starting"|"listening"|"held"|"finishing"|"reconnecting"|"trouble"} Name
  * @typedef {{name: Name, text: string}} Status
  */
 import { listenTo, openMicrophone, openTab } from "./capture.js";
@@ -17,6 +17,8 @@ const PATH = "/v1/stream";
 /** Sound that waits for a connection that is just being made; what is older is not heard. */
 const LONGEST_PENDING_S = 10;
 const MOST_WAITING_BYTES = 1 << 18;
+/** Sound that has not begun by then is held back by the browser. */
+const HELD_MS = 1500;
 
 export class Speaker {
   /**
@@ -72,6 +74,7 @@ export class Speaker {
     if (this._stopping) return void this._left();
     this._rate = this.source.rate;
     this._link.start();
+    setTimeout(() => this._state(), HELD_MS);
   }
 
   /** Finish: everything that was taken is still heard. A second time: hang up. */
@@ -109,7 +112,9 @@ export class Speaker {
 
   /** @param {Settings["source"]} source it ended by itself */
   _ended(source) {
-    this._last = { microphone: "The microphone was disconnected.", tab: "The tab is no longer shared.", file: "" }[source];
+    this._last = { microphone: "The microphone was disconnected.", tab: "The tab is no longer shared.", file: "" }[
+      source
+    ];
     return this.stop();
   }
 
@@ -121,6 +126,7 @@ export class Speaker {
     this.clock += piece.seconds;
     while (this._waitingSeconds() > LONGEST_PENDING_S) this._pending.shift();
     this._told.level(piece.peak);
+    if (this.status.name === "held") this._state();
   }
 
   _waitingSeconds() {
@@ -145,11 +151,22 @@ export class Speaker {
     if (before.name === "live" && state.name !== "renewing" && state.name !== "closing") this._lost(end);
     if (before.name === "opening" && state.name === "waiting") this._unheard(this.clock - this._waitingSeconds());
     if (state.name === "opening" && before.name === "waiting") this._pending = [];
-    if (before.name === "closing" && end?.heard === null) this._last = `${because(reason, detail)} The last words may be missing.`;
-    if (state.name === "live") this._say("listening", "Listening");
+    if (before.name === "closing" && end?.heard === null)
+      this._last = `${because(reason, detail)} The last words may be missing.`;
+    if (state.name === "live") this._state();
     else if (state.name === "waiting") this._say("reconnecting", `${because(reason, detail)} Trying again…`);
     else if (state.name === "failed") this._fail(because(reason, detail));
     else if (state.name === "idle") this._left();
+  }
+
+  /** Say what goes on while the connection stands. */
+  _state() {
+    if (this._link.state.name !== "live" || this.source === null) return;
+    const { source, pace } = this._settings();
+    const how = pace === "fast" ? "as fast as it is heard" : "at the pace of speech";
+    if (this.source.held()) this._say("held", "The browser holds the sound back. Click or press a key.");
+    else if (source === "file") this._say("listening", `Reading ${this.source.label} ${how}`);
+    else this._say("listening", source === "tab" ? "Listening to the tab" : "Listening");
   }
 
   /** @param {import("./socket.js").End|null} end the stream broke; what is taken from here on is not heard */

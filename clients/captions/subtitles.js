@@ -21,8 +21,11 @@ const HURRY_COST = 8;
 const PHRASE_COST = 10;
 /** A line is better begun than ended with one of these (English; other languages break at pauses and marks). */
 const OPENERS = new Set(
-  ("a an the my your his her its our their and but or nor so because although though while when where who whom whose which that if unless until since as than" +
-    " of in on at to from with by for into over under after before between through during against about").split(" "),
+  (
+    "a an the my your his her its our their and but or nor so because although though while when where who whom" +
+    " whose which that if unless until since as than" +
+    " of in on at to from with by for into over under after before between through during against about"
+  ).split(" "),
 );
 
 /** The formats: what a download is called, and what writes it. */
@@ -186,7 +189,14 @@ export function json(entries) {
   const told = entries.map((entry) =>
     entry.kind === "gap"
       ? { type: "gap", start: entry.start, end: entry.end, reason: entry.why }
-      : { type: "segment", start: entry.start, end: entry.end, text: textOf(entry), cut: entry.cut, words: entry.words },
+      : {
+          type: "segment",
+          start: entry.start,
+          end: entry.end,
+          text: textOf(entry),
+          cut: entry.cut,
+          words: entry.words,
+        },
   );
   return JSON.stringify({ entries: told }, null, 2) + "\n";
 }

@@ -32,7 +32,10 @@ export function tools(store, transcript, { sections, keys }) {
     ["?", "This help", () => help()],
   ];
   /** @type {[string, string][]} */
-  const told = [...all.map(([key, what]) => /** @type {[string, string]} */ ([key, what])), ["← →", "In the captions: word by word"]];
+  const told = [
+    ...all.map(([key, what]) => /** @type {[string, string]} */ ([key, what])),
+    ["← →", "In the captions: word by word"],
+  ];
   const help = open(keysPanel(told, store));
   listenForKeys(Object.fromEntries(all.map(([key, , action]) => [key.toLowerCase(), action])), () => store.now.keys);
   byId("open-transcript").addEventListener("click", written);
@@ -50,7 +53,13 @@ export function keyFields(entered) {
     entered();
   });
   const hint = make("p", { class: "hint" }, "Kept in this tab only, until it is closed.");
-  return make("section", { id: "key-section", hidden: true }, make("h3", {}, "Key"), make("label", { class: "field" }, make("span", {}, "Key of the server"), input), hint);
+  return make(
+    "section",
+    { id: "key-section", hidden: true },
+    make("h3", {}, "Key"),
+    make("label", { class: "field" }, make("span", {}, "Key of the server"), input),
+    hint,
+  );
 }
 
 /** @param {string} text "" hides it */
@@ -63,6 +72,7 @@ export function notice(text) {
 /** @param {{name: string, text: string}} status @param {string} idle what is shown where there is nothing to say */
 export function showStatus({ name, text }, idle) {
   byId("status").dataset.name = name;
-  byId("status-text").textContent = { trouble: "Stopped", reconnecting: "Reconnecting…" }[name] ?? (text || idle);
-  notice(name === "trouble" || name === "reconnecting" ? text : "");
+  const short = { trouble: "Stopped", reconnecting: "Reconnecting…", held: "Waiting" }[name];
+  byId("status-text").textContent = short ?? (text || idle);
+  notice(short ? text : "");
 }

@@ -85,7 +85,16 @@ export class Transcript {
     }
     if (segment === undefined) {
       if (words.length === 0) return;
-      segment = { kind: "segment", id: ++this._ids, start: 0, end: 0, words: [], stable: 0, settled: false, cut: false };
+      segment = {
+        kind: "segment",
+        id: ++this._ids,
+        start: 0,
+        end: 0,
+        words: [],
+        stable: 0,
+        settled: false,
+        cut: false,
+      };
       this.entries.push(segment);
       if (!final) stretch.open.set(key, segment);
     }
@@ -138,10 +147,9 @@ export class Transcript {
     else this._tell(gap);
   }
 
-  /** Forget everything. */
+  /** Forget what was said; streams go on, the one that speaks begins its segment again. */
   clear() {
-    this._stretches.clear();
-    this._now = null;
+    for (const { open } of this._stretches.values()) open.clear();
     for (const entry of this.entries.splice(0)) this._tell(entry, true);
   }
 

@@ -1,4 +1,5 @@
 /** The viewer's page: the captions of a room, to read only. Wires its parts together. */
+import { stayAwake } from "./awake.js";
 import { byId } from "./elements.js";
 import { look } from "./look.js";
 import { info, key, takeKey } from "./server.js";
@@ -19,6 +20,7 @@ byId("room").textContent = room;
 
 const watcher = new Watcher(room, transcript, (status) => {
   showStatus(status, "");
+  stayAwake(status.name === "live");
   const { leftOut } = watcher;
   byId("left-out").hidden = leftOut === 0;
   byId("left-out").textContent = `${leftOut} earlier captions are not shown.`;

@@ -16,6 +16,7 @@ from playwright.async_api import Browser, Page, async_playwright
 
 from streamer.backends.fake import spell
 from tests.conftest import ROOT
+from tests.streamer.house import House, house
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -58,6 +59,13 @@ async def browser(recording: np.ndarray, tmp_path_factory: pytest.TempPathFactor
         await launched.close()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def home() -> AsyncIterator[House]:
+    """A daemon on the toy backend, shared by a file's tests."""
+    async with house("endpoint.silence_ms=400") as own:
+        yield own
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def opened(browser: Browser) -> AsyncIterator[Opener]:
     """`await opened(url, **options of the context)` is a page; a fault in any of them fails the test at its end."""
@@ -81,8 +89,16 @@ async def opened(browser: Browser) -> AsyncIterator[Opener]:
 
 
 @pytest.fixture
+def room(request: pytest.FixtureRequest) -> str:
+    """The name of a room that no other test uses."""
+    name: str = request.node.name
+    return name[:60].translate(str.maketrans("[]", "__"))
+
+
+@pytest.fixture
 def spelled(tmp_path: Path) -> Callable[[str], Path]:
     """A sound file that the toy backend hears as this text."""
+
     def write(text: str) -> Path:
         path = tmp_path / "spelled.wav"
         soundfile.write(path, spell(text), 16000, subtype="PCM_16")

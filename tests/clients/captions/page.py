@@ -30,6 +30,17 @@ async def stop(page: Page) -> None:
     await status(page, "idle")
 
 
+async def query(page: Page, text: str) -> None:
+    """Wait until this is what follows the question mark in the page's address."""
+    await page.wait_for_function(f"() => location.search === '{text and '?' + text}'")
+
+
+async def escape(page: Page) -> None:
+    """Close the panel that is open."""
+    await page.keyboard.press("Escape")
+    await page.wait_for_function("() => document.querySelector('dialog[open]') === null")
+
+
 async def play(page: Page, path: Path) -> None:
     """Give the page a sound file, which starts it."""
     await page.set_input_files("#file", path)

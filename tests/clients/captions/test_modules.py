@@ -32,9 +32,7 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
 
 async def run(page: Page, module: str, code: str, given: Any = None) -> Any:
     """The value of JavaScript `code`, in which `m` is the module and `given` what is passed in."""
-    return await page.evaluate(
-        f"async (given) => {{ const m = await import('/captions/{module}.js'); {code} }}", given
-    )
+    return await page.evaluate(f"async (given) => {{ const m = await import('/captions/{module}.js'); {code} }}", given)
 
 
 def segment(text: str, start: float = 0.0, pace: float = 0.3, pause: float = 0.1) -> dict[str, Any]:

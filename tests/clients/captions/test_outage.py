@@ -12,7 +12,7 @@ from playwright.async_api import Page
 
 from streamer.backends.fake import FakeBackend
 from tests.clients.captions.conftest import Opener
-from tests.clients.captions.page import download, overheard, paragraphs, play, start, status, stop, words
+from tests.clients.captions.page import download, escape, overheard, paragraphs, play, start, status, stop, words
 from tests.streamer.house import House, house, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -28,51 +28,58 @@ def hang_up_on_all(home: House) -> None:
         transport.abort()
 
 
+async def time_passes(page: Page) -> None:
+    """Wait until the page's clock has gone on."""
+    before = await page.inner_text("#clock")
+    await page.wait_for_function(f"() => document.getElementById('clock').textContent !== '{before}'")
+
+
 async def gap(page: Page) -> dict[str, float]:
     """The one gap of the transcript."""
     (found,) = [entry for entry in json.loads(await download(page, "json"))["entries"] if entry["type"] == "gap"]
-    await page.keyboard.press("Escape")
+    await escape(page)
     return found
 
 
-async def test_losing_and_regaining_the_connection_loses_no_settled_word_and_marks_the_outage(opened: Opener) -> None:
-    async with house() as home:
-        page = await opened(home.http)
-        await start(page)
-        before = await words(page, least=3)
-        hang_up_on_all(home)
-        await page.wait_for_selector(".gap:not(.lasting)")
-        await status(page, "listening")
-        after = await words(page, least=len(before) + 3)
-        await stop(page)
-        assert after[: len(before)] == before
-        lines = await paragraphs(page)
-        (at,) = [i for i, line in enumerate(lines) if LOST.fullmatch(line)]
-        assert lines[at - 1].endswith(" cut off")
-        lost = await gap(page)
-        entries = json.loads(await download(page, "json"))["entries"]
-        assert lines[at] == f"{lost['end'] - lost['start']:.1f} s not heard"
-        assert [entry["cut"] for entry in entries if entry["type"] == "segment"][at - 1] is True
-        times = [entry["start"] for entry in entries]
-        assert times == sorted(times)
-        assert all(word["start"] >= lost["end"] for entry in entries[at + 1 :] for word in entry["words"])
+async def test_losing_and_regaining_the_connection_loses_no_settled_word_and_marks_the_outage(
+    home: House, opened: Opener
+) -> None:
+    page = await opened(home.http)
+    await start(page)
+    before = await words(page, least=3)
+    hang_up_on_all(home)
+    await page.wait_for_selector(".gap:not(.lasting)")
+    await status(page, "listening")
+    after = await words(page, least=len(before) + 3)
+    await stop(page)
+    assert after[: len(before)] == before
+    lines = await paragraphs(page)
+    (at,) = [i for i, line in enumerate(lines) if LOST.fullmatch(line)]
+    assert lines[at - 1].endswith(" cut off")
+    lost = await gap(page)
+    entries = json.loads(await download(page, "json"))["entries"]
+    assert lines[at] == f"{lost['end'] - lost['start']:.1f} s not heard"
+    assert [entry["cut"] for entry in entries if entry["type"] == "segment"][at - 1] is True
+    times = [entry["start"] for entry in entries]
+    assert times == sorted(times)
+    assert all(word["start"] >= lost["end"] for entry in entries[at + 1 :] for word in entry["words"])
 
 
-async def test_a_connection_that_is_dead_though_nobody_closed_it_is_noticed(opened: Opener) -> None:
-    async with house() as home:
-        page = await opened(home.http)
-        await start(page)
-        before = await words(page, least=2)
-        await page.context.set_offline(True)
-        await status(page, "reconnecting")
-        assert "Trying again" in await page.inner_text("#notice")
-        await page.wait_for_selector(".gap.lasting")
-        await page.context.set_offline(False)
-        await status(page, "listening")
-        assert await page.is_hidden("#notice")
-        await words(page, least=len(before) + 2)
-        assert (await words(page))[: len(before)] == before
-        assert (await gap(page))["end"] > (await gap(page))["start"]
+async def test_a_connection_that_is_dead_though_nobody_closed_it_is_noticed(home: House, opened: Opener) -> None:
+    page = await opened(home.http)
+    await start(page)
+    before = await words(page, least=2)
+    await page.context.set_offline(True)
+    await status(page, "reconnecting")
+    assert "Trying again" in await page.inner_text("#notice")
+    await page.wait_for_selector(".gap.lasting")
+    await time_passes(page)
+    await page.context.set_offline(False)
+    await status(page, "listening")
+    assert await page.is_hidden("#notice")
+    await words(page, least=len(before) + 2)
+    assert (await words(page))[: len(before)] == before
+    assert (await gap(page))["end"] > (await gap(page))["start"]
 
 
 async def test_a_server_that_restarts_says_its_last_words_and_is_found_again(opened: Opener) -> None:
@@ -91,36 +98,33 @@ async def test_a_server_that_restarts_says_its_last_words_and_is_found_again(ope
         await stop(page)
 
 
-async def test_stopping_during_an_outage_ends_it_and_keeps_what_was_heard(opened: Opener) -> None:
-    async with house() as home:
-        page = await opened(home.http)
-        await start(page)
-        before = await words(page, least=2)
-        await page.context.set_offline(True)
-        await status(page, "reconnecting")
-        taken = await page.inner_text("#clock")
-        await page.wait_for_function(f"() => document.getElementById('clock').textContent !== '{taken}'")
-        await stop(page)
-        assert (await words(page))[: len(before)] == before
-        assert LOST.fullmatch((await paragraphs(page))[-1])
+async def test_stopping_during_an_outage_ends_it_and_keeps_what_was_heard(home: House, opened: Opener) -> None:
+    page = await opened(home.http)
+    await start(page)
+    before = await words(page, least=2)
+    await page.context.set_offline(True)
+    await status(page, "reconnecting")
+    await time_passes(page)
+    await stop(page)
+    assert (await words(page))[: len(before)] == before
+    assert LOST.fullmatch((await paragraphs(page))[-1])
 
 
 async def test_a_file_waits_for_the_connection_and_nothing_of_it_is_lost(
-    opened: Opener, spelled: Callable[[str], Path]
+    home: House, opened: Opener, spelled: Callable[[str], Path]
 ) -> None:
-    async with house() as home:
-        page = await opened(home.http)
-        async with overheard(page) as told:
-            await play(page, spelled("one two three four five six seven eight nine ten"))
-            await words(page, least=2)
-            hang_up_on_all(home)
-            await status(page, "reconnecting")
-            await status(page, "idle")
-        assert len({message["session_id"] for message in told if message["type"] == "ready"}) == 2
-        first, *rest = json.loads(await download(page, "json"))["entries"]
-        assert [entry["type"] for entry in rest] == ["segment"] * len(rest), "no gap"
-        (heard,) = [message["audio_seconds"] for message in told if message["type"] == "closed"]
-        assert heard == pytest.approx(48 * 0.08 - 0.0675 - first["end"], abs=0.05)
+    page = await opened(home.http)
+    async with overheard(page) as told:
+        await play(page, spelled("one two three four five six seven eight nine ten"))
+        await words(page, least=2)
+        hang_up_on_all(home)
+        await status(page, "reconnecting")
+        await status(page, "idle")
+    assert len({message["session_id"] for message in told if message["type"] == "ready"}) == 2
+    first, *rest = json.loads(await download(page, "json"))["entries"]
+    assert [entry["type"] for entry in rest] == ["segment"] * len(rest), "no gap"
+    (heard,) = [message["audio_seconds"] for message in told if message["type"] == "closed"]
+    assert heard == pytest.approx(48 * 0.08 - 0.0675 - first["end"], abs=0.05)
 
 
 async def test_a_full_server_is_tried_again_until_it_has_room(opened: Opener) -> None:

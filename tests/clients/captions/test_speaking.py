@@ -19,7 +19,7 @@ from playwright.async_api import Page
 from streamer.artefacts import default_model
 from streamer.backends import load_backend
 from tests.clients.captions.conftest import SILENCE_S, Opener
-from tests.clients.captions.page import clock, download, overheard, paragraphs, play, start, status, stop, words
+from tests.clients.captions.page import clock, download, escape, overheard, paragraphs, play, start, status, stop, words
 from tests.shell import cli
 from tests.streamer.house import House, house
 
@@ -117,72 +117,113 @@ async def test_a_stable_word_never_moves_and_never_changes(real: House, opened: 
     assert await page.evaluate("moved") == []
 
 
-async def test_partial_words_are_tentative_until_they_settle(opened: Opener, spelled: Callable[[str], Path]) -> None:
-    async with house("endpoint.silence_ms=400") as home:
-        page = await opened(home.http)
-        await page.evaluate(
-            """() => new MutationObserver(() => {
-              const words = document.querySelectorAll('.segment:not(.settled) .word');
-              const pattern = [...words].map((word) => (word.classList.contains('tentative') ? 't' : 's')).join('');
-              (window.seen ??= new Set()).add(pattern);
-            }).observe(document.getElementById('captions'), {subtree: true, childList: true, attributes: true})"""
-        )
-        await play(page, spelled("one two three" + " " * 12 + "four"))
+async def test_partial_words_are_tentative_until_they_settle(
+    home: House, opened: Opener, spelled: Callable[[str], Path]
+) -> None:
+    page = await opened(home.http)
+    await page.evaluate(
+        """() => new MutationObserver(() => {
+          const words = document.querySelectorAll('.segment:not(.settled) .word');
+          const pattern = [...words].map((word) => (word.classList.contains('tentative') ? 't' : 's')).join('');
+          (window.seen ??= new Set()).add(pattern);
+        }).observe(document.getElementById('captions'), {subtree: true, childList: true, attributes: true})"""
+    )
+    await play(page, spelled("one two three" + " " * 12 + "four"))
+    await status(page, "idle")
+    assert await paragraphs(page) == ["one two three", "four"]
+    seen = set(await page.evaluate("[...seen]"))
+    assert "st" in seen
+    assert all(re.fullmatch("s*t*", pattern) for pattern in seen), "tentative words come last"
+    assert await page.evaluate("document.querySelectorAll('.tentative').length") == 0
+
+
+async def test_only_settled_text_is_read_out(home: House, opened: Opener, spelled: Callable[[str], Path]) -> None:
+    page = await opened(home.http)
+    await page.evaluate(
+        """() => new MutationObserver((changes) => {
+          const added = changes.flatMap(({addedNodes}) => [...addedNodes]);
+          (window.read ??= []).push(...added.map((node) => node.textContent));
+        }).observe(document.getElementById('log'), {subtree: true, childList: true})"""
+    )
+    await play(page, spelled("one two three" + " " * 12 + "four"))
+    await status(page, "idle")
+    assert await page.evaluate("read") == ["one two three", "four"]
+    live = await page.evaluate("[...document.querySelectorAll('[aria-live], [role=log]')].map((e) => e.id)")
+    assert live == ["log"]
+
+
+async def test_another_latency_while_speaking_loses_no_sound(
+    home: House, opened: Opener, spelled: Callable[[str], Path]
+) -> None:
+    page = await opened(home.http)
+    async with overheard(page) as told:
+        await play(page, spelled("one two three four five six seven eight"))
+        await words(page, least=2)
+        await page.focus("#latency")
+        await page.keyboard.press("End")
         await status(page, "idle")
-        assert await paragraphs(page) == ["one two three", "four"]
-        seen = set(await page.evaluate("[...seen]"))
-        assert "st" in seen
-        assert all(re.fullmatch("s*t*", pattern) for pattern in seen), "tentative words come last"
-        assert await page.evaluate("document.querySelectorAll('.tentative').length") == 0
+    assert [message["latency_ms"] for message in told if message["type"] == "ready"] == [80, 1120]
+    heard = sum(message["audio_seconds"] for message in told if message["type"] == "closed")
+    assert heard == pytest.approx(39 * 0.08 - 0.0675, abs=0.001)
+    times = [word["start"] for e in json.loads(await download(page, "json"))["entries"] for word in e["words"]]
+    assert times == sorted(times)
 
 
-async def test_only_settled_text_is_read_out(opened: Opener, spelled: Callable[[str], Path]) -> None:
-    async with house("endpoint.silence_ms=400") as home:
-        page = await opened(home.http)
-        await page.evaluate(
-            """() => new MutationObserver((changes) => {
-              const added = changes.flatMap(({addedNodes}) => [...addedNodes]);
-              (window.read ??= []).push(...added.map((node) => node.textContent));
-            }).observe(document.getElementById('log'), {subtree: true, childList: true})"""
-        )
-        await play(page, spelled("one two three" + " " * 12 + "four"))
+async def test_the_sound_of_a_tab_is_asked_for_in_words(home: House, opened: Opener) -> None:
+    page = await opened(f"{home.http}/?source=tab")
+    await page.evaluate("() => { navigator.mediaDevices.getDisplayMedia = async () => new MediaStream(); }")
+    await page.click("#start")
+    await status(page, "trouble")
+    assert "without its sound" in await page.inner_text("#notice")
+
+
+async def test_a_second_start_goes_on_with_the_clock(
+    home: House, opened: Opener, spelled: Callable[[str], Path]
+) -> None:
+    page = await opened(f"{home.http}/?pace=fast")
+    for _ in range(2):
+        await play(page, spelled("one two"))
         await status(page, "idle")
-        assert await page.evaluate("read") == ["one two three", "four"]
-        live = await page.evaluate("[...document.querySelectorAll('[aria-live], [role=log]')].map((e) => e.id)")
-        assert live == ["log"]
+    first, second = json.loads(await download(page, "json"))["entries"]
+    assert [w["word"] for w in first["words"]] == [w["word"] for w in second["words"]]
+    assert second["start"] - first["start"] == pytest.approx(7 * 0.08 - 0.0675, abs=0.001)
 
 
-async def test_another_latency_while_speaking_loses_no_sound(opened: Opener, spelled: Callable[[str], Path]) -> None:
-    async with house() as home:
-        page = await opened(home.http)
-        async with overheard(page) as told:
-            await play(page, spelled("one two three four five six seven eight"))
-            await words(page, least=2)
-            await page.focus("#latency")
-            await page.keyboard.press("End")
-            await status(page, "idle")
-        assert [message["latency_ms"] for message in told if message["type"] == "ready"] == [80, 1120]
-        heard = sum(message["audio_seconds"] for message in told if message["type"] == "closed")
-        assert heard == pytest.approx(39 * 0.08 - 0.0675, abs=0.001)
-        times = [word["start"] for e in json.loads(await download(page, "json"))["entries"] for word in e["words"]]
-        assert times == sorted(times)
+async def test_a_file_that_is_dropped_on_the_page_is_read(
+    home: House, opened: Opener, spelled: Callable[[str], Path]
+) -> None:
+    page = await opened(home.http)
+    drop = """(bytes) => {
+      const dropped = new DataTransfer();
+      dropped.items.add(new File([new Uint8Array(bytes)], 'talk.wav', {type: 'audio/wav'}));
+      dispatchEvent(new DragEvent('drop', {dataTransfer: dropped, cancelable: true}));
+    }"""
+    await page.evaluate(drop, list(spelled("one two").read_bytes()))
+    await status(page, "listening")
+    assert await page.inner_text("#status") == "Reading talk.wav at the pace of speech"
+    await status(page, "idle")
+    assert await paragraphs(page) == ["one two"]
 
 
-async def test_the_sound_of_a_tab_is_asked_for_in_words(opened: Opener) -> None:
-    async with house() as home:
-        page = await opened(f"{home.http}/?source=tab")
-        await page.evaluate("navigator.mediaDevices.getDisplayMedia = async () => new MediaStream()")
-        await page.click("#start")
-        await status(page, "trouble")
-        assert "without its sound" in await page.inner_text("#notice")
+async def test_a_transcript_that_is_cleared_while_someone_speaks_begins_again(home: House, opened: Opener) -> None:
+    page = await opened(home.http)
+    await start(page)
+    await page.wait_for_selector(".segment.settled")
+    page.on("dialog", lambda dialog: dialog.accept())
+    await page.click("#open-transcript")
+    await page.click("text=Clear")
+    await escape(page)
+    assert await page.evaluate("document.querySelectorAll('.transcript li').length") == 0
+    await page.wait_for_selector(".segment.settled")
 
 
-async def test_a_second_start_goes_on_with_the_clock(opened: Opener, spelled: Callable[[str], Path]) -> None:
-    async with house() as home:
-        page = await opened(f"{home.http}/?pace=fast")
-        for _ in range(2):
-            await play(page, spelled("one two"))
-            await status(page, "idle")
-        first, second = json.loads(await download(page, "json"))["entries"]
-        assert [w["word"] for w in first["words"]] == [w["word"] for w in second["words"]]
-        assert second["start"] - first["start"] == pytest.approx(7 * 0.08 - 0.0675, abs=0.001)
+async def test_a_browser_that_holds_the_sound_back_is_said_to(home: House, opened: Opener) -> None:
+    page = await opened(home.http)
+    await page.evaluate(
+        "() => Object.defineProperty(AudioContext.prototype, 'state', {get: () => 'suspended', configurable: true})"
+    )
+    await page.click("#start")
+    await status(page, "held")
+    assert "Click or press a key" in await page.inner_text("#notice")
+    await page.evaluate("() => Object.defineProperty(AudioContext.prototype, 'state', {get: () => 'running'})")
+    await status(page, "listening")
