@@ -171,3 +171,23 @@ async def test_what_nobody_took_in_time_is_silence_of_the_same_length(
     assert [(int(samples[at]), at) for at in (0, *np.flatnonzero(np.diff(samples)) + 1)] == [
         (5, 0), (0, 500 * 320), (7, 550 * 320)
     ]  # fmt: skip
+
+
+async def test_a_daemon_that_never_says_the_rest_is_not_waited_for_for_ever(
+    sd: Sound, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def silent(socket: ServerConnection) -> None:
+        ready = {"type": "ready", "session_id": "s", "model": "m", "latency_ms": 80, "sample_rate": 16000}
+        await socket.send(json.dumps(ready))
+        await socket.wait_closed()
+
+    def speak(stream: Stream) -> None:
+        stream.give([1] * 320)
+        stream.settings["finished_callback"]()
+
+    sd.on_start = speak
+    monkeypatch.setattr("streamer.commands.mic.FINAL_S", 0.3)
+    async with serve(silent, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        assert await asyncio.to_thread(main, ["mic", "--json", "--url", url]) == 1
+    assert "streamer: the daemon did not say the rest within 0.3 s" in capsys.readouterr().err
