@@ -1,12 +1,14 @@
 """The feature cache: log-mels of a corpus computed once, one flat float16 file and one index per manifest.
 
-The index's first line says what was computed of which manifest; caches made before it was there have none.
+A version of a manifest is the same utterances as they would sound elsewhere (models.training.acoustics), under a name
+of its own. The index's first line says what was computed of which manifest; caches made before it was there have none.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -24,6 +26,7 @@ import soxr
 
 from models.config import HOP, SAMPLE_RATE
 from models.features_np import StreamingFeatures
+from models.training.acoustics import Acoustics, heard_elsewhere
 
 PIECE = 64  # utterances that a worker handles between two messages
 
@@ -67,40 +70,67 @@ def _decode(file: Path | io.BytesIO) -> np.ndarray:
     return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE).astype(np.float32)
 
 
-def _piece(job: tuple[list[dict[str, Any]], Path, int]) -> list[np.ndarray]:
-    entries, root, mels = job
-    features = StreamingFeatures(mels)
-    return [features.log_mel(audio).astype(np.float16) for audio in read_all(entries, root)]
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Some lines of a manifest for a worker."""
+
+    entries: list[dict[str, Any]]
+    root: Path
+    mels: int
+    seed: list[int] | None  # of a version
+    noise: Path | None
 
 
-def build(manifest: Path, folder: Path, mels: int = 80, workers: int = 2) -> Path:
+def _piece(job: _Job) -> list[np.ndarray]:
+    features = StreamingFeatures(job.mels)
+    audios = list(read_all(job.entries, job.root))
+    if job.seed is not None:
+        rng, noises = np.random.default_rng(job.seed), _noises(job.noise)
+        audios = [heard_elsewhere(audio, rng, audios, noises, Acoustics()) for audio in audios]
+    return [features.log_mel(audio).astype(np.float16) for audio in audios]
+
+
+@functools.cache
+def _noises(folder: Path | None) -> tuple[np.ndarray, ...]:
+    """The recordings in a folder, in the order of their names."""
+    return () if folder is None else tuple(_decode(path) for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def build(
+    manifest: Path, folder: Path, mels: int = 80, workers: int = 2, version: int = 0, noise: Path | None = None
+) -> Path:
     """Compute the cache of one manifest unless it is there; returns the index, which appears last, so it is whole.
 
-    Raises ValueError for a cache of other features or of another manifest of this name.
+    `version` 0 is the recordings as they are; others are called NAME_v1, NAME_v2, ... `noise` is a folder of recorded
+    noise for them. Raises ValueError for a cache of other features or of another manifest of this name.
     """
-    index, about = _index(folder, manifest.stem), {"mels": mels, "manifest": _digest(manifest)}
+    name = f"{manifest.stem}_v{version}" if version else manifest.stem
+    index, about = _index(folder, name), {"mels": mels, "manifest": _digest(manifest)}
     if index.exists():
         _check(index, _read(index)[0], about)
         return index
     folder.mkdir(parents=True, exist_ok=True)
     entries = [json.loads(line) for line in manifest.read_text("utf-8").split("\n") if line.strip()]
-    jobs = [(entries[i : i + PIECE], manifest.parent, mels) for i in range(0, len(entries), PIECE)]
+    jobs = [
+        _Job(entries[i : i + PIECE], manifest.parent, mels, [version, i] if version else None, noise)
+        for i in range(0, len(entries), PIECE)
+    ]
     offset = 0
     partial = index.with_suffix(".part")
     with (
         get_context("spawn").Pool(workers) as pool,
-        (folder / f"{manifest.stem}.f16").open("wb") as flat,
+        (folder / f"{name}.f16").open("wb") as flat,
         partial.open("w") as out,
     ):
         out.write(json.dumps(about) + "\n")
-        for (piece, _, _), arrays in zip(jobs, pool.imap(_piece, jobs), strict=True):
-            for entry, mel in zip(piece, arrays, strict=True):
+        for job, arrays in zip(jobs, pool.imap(_piece, jobs), strict=True):
+            for entry, mel in zip(job.entries, arrays, strict=True):
                 item = Item(offset, len(mel), entry["text"], entry.get("source", ""), entry["audio_filepath"])
                 out.write(json.dumps(asdict(item)) + "\n")
                 flat.write(mel.tobytes())
                 offset += len(mel)
     os.replace(partial, index)
-    print(f"{manifest.stem}: {len(entries)} utterances, {offset * HOP / SAMPLE_RATE / 3600:.2f} h", flush=True)
+    print(f"{name}: {len(entries)} utterances, {offset * HOP / SAMPLE_RATE / 3600:.2f} h", flush=True)
     return index
 
 
@@ -143,9 +173,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--mels", type=int, default=80)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--versions", type=int, default=0, help="so many more, as heard elsewhere: NAME_v1, ...")
+    parser.add_argument("--noise", type=Path, help="folder of recorded noise for the versions")
     args = parser.parse_args(argv)
-    for manifest in args.manifests:
-        build(manifest, args.out, args.mels, args.workers)
+    for version in range(args.versions + 1):
+        for manifest in args.manifests:
+            build(manifest, args.out, args.mels, args.workers, version, args.noise)
 
 
 if __name__ == "__main__":
