@@ -7,6 +7,7 @@ its chunks.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ from streamer.codecs.wav import read_header
 Samples = NDArray[np.float32]
 
 FRAMES = 1 << 15  # read at once, always so many: in other portions MP3 comes out other by 1e-7
+FEWEST = 256  # read at once where that fails
 ROUNDED_S = 0.05  # a duration that near to the file's own is the file's, rounded
 SLACK = 0.05  # an MP3 without an index guesses its length
 HEAD_BYTES = 12  # that tell a container
@@ -142,13 +144,17 @@ class _Straight(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no 
 def _by_libsndfile(file: soundfile.SoundFile, name: str, part: Part) -> Iterator[tuple[Samples, int]]:
     rate: int = file.samplerate
     start, end = _span(part, file.frames, rate, name)
-    at = 0
+    at, frames = 0, FRAMES
     if start and file.format != "MP3":  # libsndfile's MP3 is wrong for a quarter of a second behind it
         at = file.seek(start)
     while at < end:
         try:
-            samples = file.read(FRAMES, dtype="float32", always_2d=True)
+            samples = file.read(frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
+            if frames > FEWEST:  # what lies before the damage can be read in smaller portions
+                frames = FEWEST
+                file.seek(at)
+                continue
             reason = _reason(error) or "it cannot be decoded"
             raise Unreadable(f"{name}: damaged behind {at / rate:.2f} s ({reason})") from None
         if not len(samples):
@@ -172,12 +178,14 @@ def _span(part: Part, length: int, rate: int, name: str) -> tuple[int, int]:
 
 
 def _decoded(source: Path | io.BytesIO, name: str, reason: str) -> Iterator[tuple[Samples, int]]:
-    """What PyAV makes of a file that libsndfile gives up for this reason."""
+    """What our own decoders, or PyAV alone, make of a file that libsndfile gives up for this reason."""
     try:
         with _bytes_of(source) as file:
-            if container_of(file.read(HEAD_BYTES)) is None:
-                raise Unreadable(f"{name}: not audio that libsndfile reads ({reason})")
+            known = container_of(file.read(HEAD_BYTES))
             file.seek(0)
+            if known is None:
+                yield from _by_pyav(file, name, f"not audio that libsndfile reads ({reason})")
+                return
             for piece in pieces(file):
                 yield piece.samples, piece.sample_rate
     except OSError as error:
@@ -186,6 +194,30 @@ def _decoded(source: Path | io.BytesIO, name: str, reason: str) -> Iterator[tupl
         raise Unreadable(f"{name}: audio that needs PyAV, which is not installed: {how_to_add('codecs')}") from None
     except Damaged as damaged:
         raise Unreadable(f"{name}: {damaged}") from None
+
+
+def _by_pyav(file: BinaryIO, name: str, otherwise: str) -> Iterator[tuple[Samples, int]]:
+    """Anything FFmpeg knows and a person may have on disk (AAC, WMA, AVI); it opens no file but this one."""
+    if importlib.util.find_spec("av") is None:
+        raise Unreadable(f"{name}: {otherwise}")
+    import av
+
+    try:
+        opened = av.open(file, "r", container_options={"protocol_whitelist": "none"}, metadata_errors="ignore")
+    except (av.error.FFmpegError, ValueError):
+        raise Unreadable(f"{name}: {otherwise}") from None
+    with opened:
+        if not opened.streams.audio:
+            raise Unreadable(f"{name}: {otherwise}")
+        to_float = av.AudioResampler(format="fltp")
+        at_s = 0.0
+        try:
+            for frame in opened.decode(opened.streams.audio[0]):
+                for planes in to_float.resample(frame):
+                    yield planes.to_ndarray().T.astype(np.float32), planes.sample_rate
+                    at_s += planes.samples / planes.sample_rate
+        except av.error.FFmpegError as error:
+            raise Unreadable(f"{name}: damaged behind {at_s:.2f} s ({error.strerror})") from None
 
 
 def _sliced(raw: Iterator[tuple[Samples, int]], name: str, part: Part) -> Iterator[tuple[Samples, int]]:

@@ -127,7 +127,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.artefacts": set(),
     "streamer.recordings": {"streamer.blocks", "=streamer", "numpy"},
     "streamer.blocks": {"models.config", "streamer.artefacts", "streamer.audio", "streamer.codecs"}
-    | {"numpy", "soundfile", "soxr"},
+    | {"av", "numpy", "soundfile", "soxr"},
     "streamer.transcriber": {"streamer.backends.base", "streamer.decoding", "models.config", "numpy"},
     "streamer.bench": {"clients", "streamer.protocols.events"},
     "streamer.cli": COMMAND,

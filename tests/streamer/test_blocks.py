@@ -128,6 +128,24 @@ def test_what_libsndfile_does_not_read_is_read_by_pyav(tmp_path: Path) -> None:
         blocks.whole(path, "a.webm", Part(9.0))
 
 
+def test_what_only_ffmpeg_knows_is_read_up_to_its_damage(tmp_path: Path) -> None:
+    path = encoded(tmp_path / "a.aac", TONE[:48000], "adts", "aac")
+    whole = read(path)
+    assert abs(len(whole) - 48000) < 3000
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    got: list[np.ndarray] = []
+    with pytest.raises(Unreadable, match=r"^a\.aac: damaged behind 1\.\d\d s"):
+        got.extend(blocks.blocks(path, "a.aac"))
+    assert 15000 < sum(map(len, got)) < 33000
+
+
+def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
+    saved(tmp_path / "a.wav")
+    (tmp_path / "list").write_text("ffconcat version 1.0\nfile a.wav\n")
+    with pytest.raises(Unreadable, match=r"^list: not audio that libsndfile reads"):
+        read(tmp_path / "list")
+
+
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = webm(tmp_path / "a.webm", TONE)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
@@ -142,12 +160,17 @@ def test_what_nobody_reads_is_said_once() -> None:
 
 def webm(path: Path, samples: np.ndarray) -> Path:
     """Opus in WebM, as browsers record it."""
+    return encoded(path, samples, "webm", "libopus")
+
+
+def encoded(path: Path, samples: np.ndarray, container: str, codec: str) -> Path:
     av = pytest.importorskip("av", reason="PyAV, the extra codecs")
-    with av.open(str(path), "w", format="webm") as container:
-        stream = container.add_stream("libopus", rate=48000, layout="mono")
+    with av.open(str(path), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=48000, layout="mono")
         frame = av.AudioFrame.from_ndarray(samples[None], "flt", "mono")
         frame.sample_rate = 16000
-        for resampled in [*av.AudioResampler("flt", "mono", 48000).resample(frame)]:
-            container.mux(stream.encode(resampled))
-        container.mux(stream.encode(None))
+        to_codec = av.AudioResampler(stream.format, "mono", 48000, stream.frame_size or None)
+        for part in [*to_codec.resample(frame), *to_codec.resample(None)]:
+            out.mux(stream.encode(part))
+        out.mux(stream.encode(None))
     return path
