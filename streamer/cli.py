@@ -54,6 +54,7 @@ examples:
   streamer serve                              the daemon on 127.0.0.1:9000
   streamer serve server.port=9001 model.latency_ms=160
   streamer transcribe talk.flac               text of a file
+  streamer transcribe --out talk.srt talk.flac
   streamer transcribe --json --latency 1120 *.wav > words.jsonl
   streamer transcribe --model nemotron.nemo talk.wav
   streamer stream talk.flac                   through a running daemon, as if spoken now
