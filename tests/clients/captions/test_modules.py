@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
+from tests.conftest import ROOT
 from tests.streamer.house import house
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -194,3 +196,10 @@ async def test_markup_in_words_is_no_markup_in_webvtt(page: Page) -> None:
 )  # fmt: skip
 async def test_the_address_keeps_what_is_meant_and_passes_over_the_rest(page: Page, query: str, kept: str) -> None:
     assert await run(page, "settings", "return m.write(m.read(given))", query) == kept
+
+
+async def test_the_guide_lists_every_parameter_of_the_address(page: Page) -> None:
+    guide = (ROOT / "docs" / "captions.md").read_text("utf-8")
+    rows = guide.partition("| parameter |")[2].partition("\n\n")[0].splitlines()[2:]
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert listed == set(await run(page, "settings", "return Object.keys(m.DEFAULTS)"))
