@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from streamer.backends.fake import FakeBackend, Faults, spell
 from streamer.cli import main
 from streamer.commands import listening
 from streamer.commands.listening import Chunks
+from streamer.commands.results import Files, Job
 from streamer.commands.targets import names
+from streamer.subtitles.writers import open_writer
 from streamer.transcriber import Transcriber
 from tests.shell import failing
 
@@ -180,6 +184,21 @@ def test_the_style_is_the_one_asked_for(run: Run, capsys: pytest.CaptureFixture[
     read = pysubs2.SSAFile.from_string(capsys.readouterr().out, "srt")
     assert max(len(line) for event in read for line in event.plaintext.split("\n")) <= 20
     assert all("\n" not in event.plaintext for event in read)
+
+
+def test_a_longer_recording_takes_no_more_memory(tmp_path: Path) -> None:
+    peaks = []
+    for repeats in (40, 40, 200):  # the first one is for what is loaded once
+        blocks = itertools.repeat(spell("some words and more of them "), repeats)
+        chunks = Chunks(Transcriber(backend=FakeBackend(1), chunk=7), 560)
+        files = Files(lambda job: open_writer(tmp_path / job.name, "srt", overwrite=True))
+        tracemalloc.start()
+        for said in chunks.follow([blocks]):
+            files.add(Job("a.srt", 0), said)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert len((tmp_path / "a.srt").read_text("utf-8")) > 200 * len("some words and more of them ")
+    assert peaks[2] < 2 * peaks[1]  # a share of what comes would make it five times as much
 
 
 # Recordings that are not whole, and channels.
