@@ -156,7 +156,7 @@ function row(entry) {
   const time = make("time", {}, minutes(entry.start));
   return make(
     "li",
-    { class: entry.kind },
+    { class: entry.kind === "gap" ? "missed" : "said" },
     time,
     make("span", {}, textOf(entry), entry.kind === "segment" && entry.cut ? " (cut off)" : ""),
   );

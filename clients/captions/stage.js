@@ -25,12 +25,17 @@ export class Stage {
     this._log = byId("log");
     this._captions = new Captions(this._flow);
     this._following = true;
+    /** @type {number|null} where the text is being moved to, until it is there or the reader moves it */
+    this._target = null;
     /** @type {HTMLElement|null} */
     this._here = null;
     /** @type {Set<number>} */
     this._read = new Set();
     transcript.listen((entry, gone) => this._show(entry, gone));
     this._scroller.addEventListener("scroll", () => this._scrolled(), { passive: true });
+    for (const hand of ["wheel", "pointerdown", "touchstart", "keydown"]) {
+      this._scroller.addEventListener(hand, () => void (this._target = null), { passive: true });
+    }
     this._scroller.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this._key(event));
     this._scroller.addEventListener("blur", () => this._point(null));
     this._flow.addEventListener("pointerover", (/** @type {PointerEvent} */ event) => {
@@ -70,12 +75,19 @@ export class Stage {
     const line = parseFloat(getComputedStyle(this._flow).lineHeight);
     const bottom = this._flow.offsetTop + this._flow.offsetHeight;
     if (!exactly && bottom <= scrollTop + clientHeight - line / 4) return;
-    const top = Math.min(scrollHeight - clientHeight, bottom + FREE_LINES * line - clientHeight);
-    this._scroller.scrollTo({ top: Math.max(0, top), behavior: exactly ? "instant" : "auto" });
+    const wanted = Math.min(scrollHeight - clientHeight, bottom + FREE_LINES * line - clientHeight);
+    const top = Math.max(0, Math.round(wanted));
+    if (Math.abs(top - scrollTop) < 1) return;
+    this._target = top;
+    this._scroller.scrollTo({ top, behavior: exactly ? "instant" : "auto" });
   }
 
   _scrolled() {
     const { scrollTop, clientHeight } = this._scroller;
+    if (this._target !== null) {
+      if (Math.abs(scrollTop - this._target) > 1) return;
+      this._target = null;
+    }
     const bottom = this._flow.offsetTop + this._flow.offsetHeight;
     this._following = scrollTop + clientHeight >= bottom - NEAR_PX;
     this._latest.hidden = this._following;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import Page
 
 from tests.clients.captions.conftest import Opener
-from tests.clients.captions.page import escape, paragraphs, play, query, status, words
+from tests.clients.captions.page import escape, play, query, status, words
 from tests.streamer.house import House, wire
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -170,23 +169,6 @@ async def test_the_address_brings_everything_back(home: House, opened: Opener) -
     await page.focus("#latency")
     await page.keyboard.press("Home")
     assert "latency" not in await page.evaluate("location.search"), "80 ms is this server's own"
-
-
-async def test_words_from_outside_are_text_and_never_markup(home: House, opened: Opener) -> None:
-    page = await opened(home.http)
-    word = {"word": "<img/src=x>", "start": 0, "end": 1, "confidence": 1}
-    told = {"type": "final", "channel": 0, "segment": 0, "start": 0, "end": 1, "text": "", "words": [word]}
-
-    def server(socket) -> None:  # type: ignore[no-untyped-def]
-        socket.on_message(lambda _: None)
-        socket.send(json.dumps({"type": "ready", "session_id": "a", "model": "m", "latency_ms": 80}))
-        socket.send(json.dumps(told))
-
-    await page.route_web_socket("**/v1/stream*", server)
-    await page.click("#start")
-    await page.wait_for_selector(".segment.settled")
-    assert await paragraphs(page) == ["<img/src=x>"]
-    assert await page.evaluate("document.querySelectorAll('#captions img').length") == 0
 
 
 async def test_nothing_moves_for_who_wants_no_motion(home: House, opened: Opener) -> None:
