@@ -55,16 +55,17 @@ class Incoming:
         self.error: str | None = None
         self._wanted = wanted
         self._bytes = _Bytes(stream)
+        self._before: Any = None
 
     def __enter__(self) -> Self:
         with suppress(ValueError):  # not in the main thread, which alone gets signals
-            self._before: Any = signal.signal(signal.SIGINT, self._bytes.interrupt)
+            self._before = signal.signal(signal.SIGINT, self._bytes.interrupt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(ValueError):
+        if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
     def __iter__(self) -> Iterator[Samples]:
