@@ -40,6 +40,7 @@ export class Link {
   }
 
   start() {
+    if (next(this.state, "start") === this.state) return;
     this._wasLive = false;
     addEventListener("offline", this._suspect);
     addEventListener("online", this._online);

@@ -62,7 +62,8 @@ export class Speaker {
     this._say("starting", "Getting ready…");
     this._stopping = false;
     this._last = "";
-    this._began = this._offset = this.clock = Math.max(this.clock, this._transcript.end);
+    const { entries, end } = this._transcript;
+    this._began = this._offset = this.clock = entries.length > 0 ? Math.max(this.clock, end) : 0;
     this._pending = [];
     const { source } = this._settings();
     try {
@@ -84,7 +85,7 @@ export class Speaker {
     this._stopping = true;
     this._say("finishing", "Finishing…");
     if (this.source === null) return; // still asking for it: `start` sees that it is not wanted
-    await this.source?.stop();
+    await this.source.stop();
     this.source = null;
     if (this._link.state.name === "idle") this._left();
     else this._link.stop();
@@ -151,6 +152,7 @@ export class Speaker {
     if (before.name === "live" && state.name !== "renewing" && state.name !== "closing") this._lost(end);
     if (before.name === "opening" && state.name === "waiting") this._unheard(this.clock - this._waitingSeconds());
     if (state.name === "opening" && before.name === "waiting") this._pending = [];
+    if (before.name === "renewing") this._transcript.cut(); // nothing is open if the stream ended properly
     if (before.name === "closing" && end?.heard === null)
       this._last = `${because(reason, detail)} The last words may be missing.`;
     if (state.name === "live") this._state();
@@ -161,7 +163,7 @@ export class Speaker {
 
   /** Say what goes on while the connection stands. */
   _state() {
-    if (this._link.state.name !== "live" || this.source === null) return;
+    if (this._link.state.name !== "live" || this.source === null || this._stopping) return;
     const { source, pace } = this._settings();
     const how = pace === "fast" ? "as fast as it is heard" : "at the pace of speech";
     if (this.source.held()) this._say("held", "The browser holds the sound back. Click or press a key.");

@@ -11,6 +11,7 @@ import pytest
 from playwright.async_api import Page
 
 from streamer.backends.fake import FakeBackend
+from tests.clients.captions.cable import cable
 from tests.clients.captions.conftest import Opener
 from tests.clients.captions.page import download, escape, overheard, paragraphs, play, start, status, stop, words
 from tests.streamer.house import House, house, until
@@ -18,14 +19,6 @@ from tests.streamer.house import House, house, until
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LOST = re.compile(r"\d+\.\d s not heard")
-
-
-def hang_up_on_all(home: House) -> None:
-    """What a network that breaks does: no close frame, no last words."""
-    for connection in home.daemon.connections.values():
-        transport = connection._request.transport
-        assert transport is not None
-        transport.abort()
 
 
 async def time_passes(page: Page) -> None:
@@ -44,25 +37,26 @@ async def gap(page: Page) -> dict[str, float]:
 async def test_losing_and_regaining_the_connection_loses_no_settled_word_and_marks_the_outage(
     home: House, opened: Opener
 ) -> None:
-    page = await opened(home.http)
-    await start(page)
-    before = await words(page, least=3)
-    hang_up_on_all(home)
-    await page.wait_for_selector(".gap:not(.lasting)")
-    await status(page, "listening")
-    after = await words(page, least=len(before) + 3)
-    await stop(page)
-    assert after[: len(before)] == before
-    lines = await paragraphs(page)
-    (at,) = [i for i, line in enumerate(lines) if LOST.fullmatch(line)]
-    assert lines[at - 1].endswith(" cut off")
-    lost = await gap(page)
-    entries = json.loads(await download(page, "json"))["entries"]
-    assert lines[at] == f"{lost['end'] - lost['start']:.1f} s not heard"
-    assert [entry["cut"] for entry in entries if entry["type"] == "segment"][at - 1] is True
-    times = [entry["start"] for entry in entries]
-    assert times == sorted(times)
-    assert all(word["start"] >= lost["end"] for entry in entries[at + 1 :] for word in entry["words"])
+    async with cable(home.port) as network:
+        page = await opened(network.http)
+        await start(page)
+        before = await words(page, least=3)
+        network.cut()
+        await page.wait_for_selector(".gap:not(.lasting)")
+        await status(page, "listening")
+        after = await words(page, least=len(before) + 3)
+        await stop(page)
+        assert after[: len(before)] == before
+        lines = await paragraphs(page)
+        (at,) = [i for i, line in enumerate(lines) if LOST.fullmatch(line)]
+        assert lines[at - 1].endswith(" cut off")
+        lost = await gap(page)
+        entries = json.loads(await download(page, "json"))["entries"]
+        assert lines[at] == f"{lost['end'] - lost['start']:.1f} s not heard"
+        assert [entry["cut"] for entry in entries if entry["type"] == "segment"][at - 1] is True
+        times = [entry["start"] for entry in entries]
+        assert times == sorted(times)
+        assert all(word["start"] >= lost["end"] for entry in entries[at + 1 :] for word in entry["words"])
 
 
 async def test_a_connection_that_is_dead_though_nobody_closed_it_is_noticed(home: House, opened: Opener) -> None:
@@ -113,18 +107,19 @@ async def test_stopping_during_an_outage_ends_it_and_keeps_what_was_heard(home: 
 async def test_a_file_waits_for_the_connection_and_nothing_of_it_is_lost(
     home: House, opened: Opener, spelled: Callable[[str], Path]
 ) -> None:
-    page = await opened(home.http)
-    async with overheard(page) as told:
-        await play(page, spelled("one two three four five six seven eight nine ten"))
-        await words(page, least=2)
-        hang_up_on_all(home)
-        await status(page, "reconnecting")
-        await status(page, "idle")
-    assert len({message["session_id"] for message in told if message["type"] == "ready"}) == 2
-    first, *rest = json.loads(await download(page, "json"))["entries"]
-    assert [entry["type"] for entry in rest] == ["segment"] * len(rest), "no gap"
-    (heard,) = [message["audio_seconds"] for message in told if message["type"] == "closed"]
-    assert heard == pytest.approx(48 * 0.08 - 0.0675 - first["end"], abs=0.05)
+    async with cable(home.port) as network:
+        page = await opened(network.http)
+        async with overheard(page) as told:
+            await play(page, spelled("one two three four five six seven eight nine ten"))
+            await words(page, least=2)
+            network.cut()
+            await status(page, "reconnecting")
+            await status(page, "idle")
+        assert len({message["session_id"] for message in told if message["type"] == "ready"}) == 2
+        first, *rest = json.loads(await download(page, "json"))["entries"]
+        assert [entry["type"] for entry in rest] == ["segment"] * len(rest), "no gap"
+        (heard,) = [message["audio_seconds"] for message in told if message["type"] == "closed"]
+        assert heard == pytest.approx(48 * 0.08 - 0.0675 - first["end"], abs=0.05)
 
 
 async def test_a_full_server_is_tried_again_until_it_has_room(opened: Opener) -> None:
