@@ -1,6 +1,7 @@
 /** Single keys that do things, everywhere but where text is typed or a panel is open. Knows nothing of what they do. */
 
-const TYPED = "input, select, textarea, [contenteditable]";
+const TYPED =
+  "input:not([type=checkbox], [type=radio], [type=range], [type=file]), select, textarea, [contenteditable]";
 
 /**
  * @param {Record<string, () => void>} actions by KeyboardEvent.key in lower case

@@ -101,6 +101,7 @@ async def test_all_of_it_can_be_reached_at_360_pixels(
 
 async def test_the_keyboard_is_enough(home: House, opened: Opener) -> None:
     page = await opened(home.http)
+    await page.focus("[value=microphone]")
     await page.keyboard.press("s")
     await words(page, least=2)
     await page.keyboard.press("s")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, WebSocketRoute
 
 from tests.clients.captions.conftest import Opener
 from tests.clients.captions.page import download, paragraphs, play, start, status, words
@@ -89,6 +89,21 @@ async def test_a_room_in_which_somebody_speaks_is_refused_in_plain_words(
         await page.click("#start")
         await status(page, "trouble")
         assert "Somebody else is speaking in this room" in await page.inner_text("#notice")
+
+
+async def test_who_comes_too_late_for_the_oldest_captions_is_told_how_many(home: House, opened: Opener) -> None:
+    page = await opened(home.http)
+
+    def room(route: WebSocketRoute) -> None:
+        route.send(json.dumps({"type": "room", "room": "long", "live": True, "left_out": 31}))
+        route.send(
+            json.dumps({"type": "live", "session_id": "a", "model": "m", "latency_ms": 80, "away_seconds": None})
+        )
+
+    await page.route_web_socket("**/v1/watch/*", room)
+    await page.goto(f"{home.http}/watch/long")
+    await status(page, "live")
+    assert await page.inner_text("#left-out") == "31 earlier captions are not shown."
 
 
 async def test_the_settings_give_out_the_rooms_links(home: House, opened: Opener) -> None:
