@@ -89,3 +89,18 @@ async def overheard(page: Page) -> AsyncIterator[list[Message]]:
     page.on("websocket", listen)
     yield said
     page.remove_listener("websocket", listen)
+
+
+@asynccontextmanager
+async def tapped(page: Page) -> AsyncIterator[tuple[list[str], bytearray]]:
+    """The addresses of this page's streams, and all sound that it sends to them."""
+    addresses: list[str] = []
+    sound = bytearray()
+
+    def listen(socket: WebSocket) -> None:
+        addresses.append(socket.url)
+        socket.on("framesent", lambda payload: sound.extend(payload) if isinstance(payload, bytes) else None)
+
+    page.on("websocket", listen)
+    yield addresses, sound
+    page.remove_listener("websocket", listen)

@@ -6,22 +6,33 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jiwer
 import numpy as np
 import pysubs2
 import pytest
 import pytest_asyncio
-import soundfile
 import webvtt
-from playwright.async_api import Page
 
 from streamer.artefacts import default_model
 from streamer.backends import load_backend
 from tests.clients.captions.conftest import SILENCE_S, Opener
-from tests.clients.captions.page import clock, download, escape, overheard, paragraphs, play, start, status, stop, words
-from tests.shell import cli
-from tests.streamer.house import House, house
+from tests.clients.captions.page import (
+    clock,
+    download,
+    escape,
+    overheard,
+    paragraphs,
+    play,
+    start,
+    status,
+    stop,
+    tapped,
+    words,
+)
+from tests.streamer.house import House, finals, house, listen, say
+from tests.test_pretrained import SPOKEN
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -30,37 +41,37 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 async def real() -> AsyncIterator[House]:
     """The daemon with the model that ships."""
     backend = load_backend("ort", str(default_model()), 4, 1)
-    async with house("model.latency_ms=560", "session.tail_ms=640", "engine.max_load=100", backend=backend) as home:
+    async with house(
+        "model.latency_ms=560", "session.tail_ms=640", "engine.max_load=100", "session.stall_ms=60000", backend=backend
+    ) as home:
         yield home
 
 
-@pytest.fixture(scope="module")
-def heard(recording: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What `streamer transcribe` hears of one turn of the fake microphone."""
-    path = tmp_path_factory.mktemp("recording") / "spoken.wav"
-    soundfile.write(path, recording, 16000, subtype="PCM_16")
-    done = cli("transcribe", str(path))
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-async def spoken(page: Page, recording: np.ndarray) -> str:
-    """One turn of the microphone, from the start to the silence after it."""
-    await start(page)
-    await clock(page, len(recording) / 16000 - SILENCE_S / 2)
-    await stop(page)
-    return " ".join(await words(page))
-
-
 async def test_the_words_of_a_real_recording_appear_as_the_microphone_says_them(
-    real: House, opened: Opener, recording: np.ndarray, heard: str
+    real: House, opened: Opener, recording: np.ndarray
 ) -> None:
     page = await opened(real.http)
-    said = await spoken(page, recording)
-    if jiwer.wer(heard, said) > 0.5:  # the fake microphone drops sound on a busy machine
+    for _ in range(2):  # the fake microphone drops sound on a busy machine: once more then
+        async with tapped(page) as (addresses, sound):
+            await start(page)
+            await clock(page, len(recording) / 16000 - SILENCE_S / 2)
+            await stop(page)
+        said = " ".join(await words(page))
+        (query,) = [urlsplit(address).query for address in addresses]
+        assert said == await heard(real, query, bytes(sound)), "the words of the sound that was sent"
+        if jiwer.cer(SPOKEN, said) < 0.5:  # the model's own is 0.3, that of other text 0.7
+            break
         await page.reload()
-        said = await spoken(page, recording)
-    assert jiwer.wer(heard, said) <= 0.5, f"{said!r}, expected about {heard!r}"
+    assert jiwer.cer(SPOKEN, said) < 0.5, said
+
+
+async def heard(real: House, query: str, sound: bytes) -> str:
+    """What the daemon says to another client that sends the same bytes, cut elsewhere."""
+    async with real.client(query) as client:
+        for at in range(0, len(sound), 10_001):
+            await client.send(sound[at : at + 10_001])
+        await say(client, "close")
+        return finals(await listen(client))
 
 
 async def test_downloads_say_the_daemons_words_at_its_times(real: House, opened: Opener, tmp_path: Path) -> None:
@@ -68,15 +79,15 @@ async def test_downloads_say_the_daemons_words_at_its_times(real: House, opened:
     async with overheard(page) as told:
         await play(page, Path("clients/samples/shepherd.opus").resolve())
         await status(page, "idle")
-    finals = [message for message in told if message["type"] == "final" and message["words"]]
-    text = " ".join(final["text"] for final in finals)
+    settled = [message for message in told if message["type"] == "final" and message["words"]]
+    text = " ".join(final["text"] for final in settled)
     files = {ending: await download(page, ending) for ending in ("txt", "srt", "vtt", "json")}
     assert files["txt"].split() == text.split()
     entries = json.loads(files["json"])["entries"]
-    assert [entry["words"] for entry in entries] == [final["words"] for final in finals]
+    assert [entry["words"] for entry in entries] == [final["words"] for final in settled]
     (tmp_path / "captions.vtt").write_text(files["vtt"], "utf-8")
     srt, vtt = pysubs2.SSAFile.from_string(files["srt"]), webvtt.read(tmp_path / "captions.vtt")
-    starts = {round(word["start"] * 1000): word["word"] for final in finals for word in final["words"]}
+    starts = {round(word["start"] * 1000): word["word"] for final in settled for word in final["words"]}
     assert " ".join(event.plaintext.replace("\n", " ") for event in srt) == text
     for event, caption in zip(srt, vtt, strict=True):
         lines = event.plaintext.split("\n")
