@@ -16,7 +16,7 @@ from tests.streamer.house import House, wire
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LOOKS = [(theme, contrast) for theme in ("light", "dark") for contrast in ("normal", "high")]
-STORY = "one two three" + " " * 12 + "four five"
+STORY = "one two three" + " " * 7 + "four five"
 
 
 async def violations(page: Page) -> list[str]:

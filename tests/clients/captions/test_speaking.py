@@ -139,7 +139,7 @@ async def test_partial_words_are_tentative_until_they_settle(
           (window.seen ??= new Set()).add(pattern);
         }).observe(document.getElementById('captions'), {subtree: true, childList: true, attributes: true})"""
     )
-    await play(page, spelled("one two three" + " " * 12 + "four"))
+    await play(page, spelled("one two three" + " " * 7 + "four"))
     await status(page, "idle")
     assert await paragraphs(page) == ["one two three", "four"]
     seen = set(await page.evaluate("[...seen]"))
@@ -156,7 +156,7 @@ async def test_only_settled_text_is_read_out(home: House, opened: Opener, spelle
           (window.read ??= []).push(...added.map((node) => node.textContent));
         }).observe(document.getElementById('log'), {subtree: true, childList: true})"""
     )
-    await play(page, spelled("one two three" + " " * 12 + "four"))
+    await play(page, spelled("one two three" + " " * 7 + "four"))
     await status(page, "idle")
     assert await page.evaluate("read") == ["one two three", "four"]
     live = await page.evaluate("[...document.querySelectorAll('[aria-live], [role=log]')].map((e) => e.id)")

@@ -15,7 +15,7 @@ from tests.streamer.house import House, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-STORY = "one two three" + " " * 12 + "four five" + " " * 12 + "six"
+STORY = "one two three" + " " * 7 + "four five" + " " * 7 + "six"
 LINES = ["one two three", "four five", "six"]
 PAUSES = "endpoint.silence_ms=400"
 
