@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Samples = npt.NDArray[np.float32]
 
 RATE = 16_000  # hertz, what models hear
+CHANGES = 8  # of a decoded stream's rate or channels, and one more for each second
 RATES = (8000, 192_000)  # hertz, of what a decoder gives
 WIDTHS = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}  # bytes a sample
 LOUDEST = 16.0  # floats beyond it are not audio in -1..1 but, say, 16-bit numbers sent as floats
@@ -77,9 +78,9 @@ class Channels:
         """The samples still inside; nothing may be fed after it."""
         return np.stack([own.flush() for own in self._resamplers]) if self._resamplers else self._nothing
 
-    def preview_tail(self) -> Samples:
-        """The samples that `flush` would give now, without ending anything (equal to it within 1e-6)."""
-        return np.stack([own.preview_tail() for own in self._resamplers]) if self._resamplers else self._nothing
+    def preview_tail(self, row: int = 0) -> Samples:
+        """[samples] of one row that `flush` would give now, without ending anything (equal to it within 1e-6)."""
+        return self._resamplers[row].preview_tail() if self._resamplers else self._nothing[row]
 
     def _mean(self, blocks: Samples) -> Samples:
         if self.channels == 1:
@@ -130,9 +131,9 @@ class WireAudio:
         self._tell(self._held)
         return np.concatenate([self.feed(b""), self._heard.flush()], axis=1)
 
-    def preview_tail(self) -> Samples:
-        """The samples that `flush` would give now, without ending anything (equal to it within 1e-6)."""
-        return self._heard.preview_tail()
+    def preview_tail(self, row: int = 0) -> Samples:
+        """[samples] of one row that `flush` would give now, without ending anything (equal to it within 1e-6)."""
+        return self._heard.preview_tail(row)
 
     def _tell(self, head: bytes) -> None:
         found = container(head)
@@ -144,12 +145,14 @@ class WireAudio:
 
 
 class DecodedAudio:
-    """One stream's audio as a decoder gives it: the same verbs, fed with samples. Rate and channels may change with
-    any piece (a radio station's next song), when channels are mixed."""
+    """One stream's audio as a decoder gives it: the same verbs, fed with samples. Rate and channels may change in the
+    middle (a radio station's next song), when channels are mixed; not all the time, a new resampler is dear."""
 
     def __init__(self, channels: int, apart: bool = False) -> None:
         self._channels, self._apart = channels, apart
         self._heard: Channels | None = None
+        self._changes = 0
+        self._seconds = 0.0
         self._nothing = np.zeros((channels if apart else 1, 0), np.float32)
 
     def feed(self, blocks: Samples, sample_rate: int) -> Samples:
@@ -163,6 +166,11 @@ class DecodedAudio:
             before = self._nothing
         else:
             before, self._heard = self.flush(), Channels(sample_rate, channels, self._apart)
+            self._changes += 1
+            if self._changes > CHANGES + self._seconds:
+                got = f"{self._changes} changes of rate or channels in {self._seconds:.1f} s"
+                raise BadAudio(got, "about one in a second at most", before)
+        self._seconds += len(blocks) / sample_rate
         if (wrong := first_wrong(blocks.reshape(-1))) is not None:
             before = np.concatenate([before, self._heard.feed(blocks[: wrong // channels])], axis=1)
             raise BadAudio(float(blocks.reshape(-1)[wrong]), "decoded samples, finite and within -1..1", before)
@@ -172,9 +180,9 @@ class DecodedAudio:
         """The samples still inside."""
         return self._nothing if self._heard is None else self._heard.flush()
 
-    def preview_tail(self) -> Samples:
-        """The samples that `flush` would give now, without ending anything (equal to it within 1e-6)."""
-        return self._nothing if self._heard is None else self._heard.preview_tail()
+    def preview_tail(self, row: int = 0) -> Samples:
+        """[samples] of one row that `flush` would give now, without ending anything (equal to it within 1e-6)."""
+        return self._nothing[row] if self._heard is None else self._heard.preview_tail(row)
 
 
 def decode(data: bytes, encoding: str) -> Samples:
@@ -207,6 +215,8 @@ def container(head: bytes) -> str | None:
     for name, marks in MAGIC.items():
         if all(head[at : at + len(mark)] == mark for at, mark in marks):
             return name
+    if head[:4] == b"RF64" and head[8:12] == b"WAVE":  # a WAV of more than 4 GiB
+        return "wav"
     frame = mp3_frame_bytes(head)
     if frame is not None and mp3_frame_bytes(head[frame : frame + 4]) is not None:
         return "mp3"
@@ -242,10 +252,12 @@ class _Resampler:
         self._stream = _soxr(rate)
         self._recent: deque[Samples] = deque()  # at least the last second and one step of raw input
         self._recent_samples = self._fed = self._given = 0
+        self._preview: Samples | None = None
 
     def feed(self, samples: Samples) -> Samples:
         if not samples.size:
             return samples
+        self._preview = None
         self._remember(samples)
         out: Samples = self._stream.resample_chunk(samples)
         self._given += out.size
@@ -257,7 +269,12 @@ class _Resampler:
         return out
 
     def preview_tail(self) -> Samples:
-        """The last second resampled afresh, from where an input and an output sample coincide."""
+        """The last second resampled afresh, from where input and output samples coincide; once until more comes."""
+        if self._preview is None:
+            self._preview = self._afresh()
+        return self._preview
+
+    def _afresh(self) -> Samples:
         first = self._fed - self._recent_samples
         start = -(-first // self._in_step) * self._in_step
         raw = np.concatenate(self._recent)[start - first :] if self._recent else np.zeros(0, np.float32)

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import WSMessage, WSMsgType, web
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SLICE_BYTES = 1 << 16  # of a message of samples: a second or more of the dearest to resample
 BREATH = 50  # messages of one client in a row; then the others have their turn
 FAULT = "session: got a fault of the server, expected none"
 
@@ -60,11 +62,13 @@ class Connection:
         self._streams: list[str] = []  # the engine's, one a voice
         self._socket, self._session, self._house = socket, session, house
         self._native = Native()
-        self._outbox = Outbox(house.limits.max_outgoing)
+        self._outbox = Outbox(house.limits.max_outgoing * session.voices)
         self._asked: deque[float] = deque()  # when finalizes and the close came that have no final yet
         self._gate = Gate(house.limits.max_waiting_s, session.chunk * FRAME_S)
         self._line = Line(socket, request, self._outbox, house.limits, house.clock)
-        self._intake = None if session.encoding in BARE else Intake(session.encoding, self._decoded, self._damaged)
+        self._intake: Intake | None = None
+        if session.encoding not in BARE:
+            self._intake = Intake(session.encoding, self._decoded, self._damaged, self._break)
         self._draining: asyncio.Task[None] | None = None
         self._broken = False  # a bug was met
 
@@ -151,7 +155,10 @@ class Connection:
                 if isinstance(event, (Finalize, Close)):
                     self._asked.append(now)
                 if self._intake is not None:
-                    await self._compressed(self._intake, event, now)
+                    with self._gate.held(self._house.clock):
+                        await self._compressed(self._intake, event, now)
+                elif isinstance(event, Audio) and SLICE_BYTES < len(event.pcm) <= self._house.limits.max_message_bytes:
+                    await self._sliced(event.pcm)
                 else:
                     self._guard(lambda: self._session.receive(event, now))
                 self._watch(now)
@@ -159,6 +166,13 @@ class Connection:
                 await self._socket.pong(message.data)
             case WSMsgType.ERROR:  # not WebSocket any more: the library has closed it with a code already
                 log.info("closed %s by the library", self._socket.close_code, extra={"session": self.id})
+
+    async def _sliced(self, pcm: bytes) -> None:
+        """A long message takes long to resample: the others have their turn between its slices."""
+        for at in range(0, len(pcm), SLICE_BYTES):
+            piece, now = Audio(pcm=pcm[at : at + SLICE_BYTES]), self._house.clock()
+            self._guard(partial(self._session.receive, piece, now))
+            await asyncio.sleep(0)
 
     # Compressed audio: what the session hears comes later, from a decoder.
 
@@ -172,6 +186,7 @@ class Connection:
             event = Audio(pcm=bare)
         elif isinstance(event, Finalize):  # it cuts where it was sent
             await intake.settle()
+            now = self._house.clock()
         self._guard(lambda: session.receive(event, now))
 
     def _damaged(self, sentence: str) -> None:
@@ -181,6 +196,8 @@ class Connection:
         """A few bytes can hold hours: while too much waits to be heard nothing more is decoded."""
         now = self._house.clock()
         self._guard(lambda: self._session.decoded(blocks, sample_rate, now))
+        if self._session.deaf and self._intake is not None:
+            return self._intake.close()
         self._watch(now)
         await self._gate.passed()
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BREATH = 16  # frames of one stream in a row; then the others have their turn
 MOST_WAITING_BYTES = 1 << 18  # fed and not yet used up; `feed` waits beyond it
 STEP_BYTES = 1 << 15  # written at once
 MOST_DAMAGE_BYTES = 1 << 12
@@ -119,11 +120,18 @@ class Decoder:
 
     async def _read(self) -> None:
         try:
+            count = 0
             while await self._frame():
                 self._news.set()
+                count += 1
+                if count % BREATH == 0:  # frames that are there already come without a pause
+                    await asyncio.sleep(0)
         except (asyncio.IncompleteReadError, ConnectionError):
-            how = name_of(await self._child.ended())
-            self._died(f"{how} (it computed for more than {CPU_S} s)" if how == "SIGXCPU" else how)
+            how = name_of(code := await self._child.ended())
+            if code is None:  # the fork server has gone, and all processes with it: that is not for what they read
+                self._fault = OSError(f"decoder: got {how} it ended, expected it to decode {self._container} audio")
+            else:
+                self._died(f"{how} (it computed for more than {CPU_S} s)" if how == "SIGXCPU" else how)
         except _Nonsense as nonsense:
             self._died(f"nonsense in its mouth ({nonsense})")
         finally:

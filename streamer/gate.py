@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 
+SHORT_S = 0.1  # what nobody takes for a pause of the client's
 SETTLE_S = 0.5  # after it opens: time for the audio in the socket to come before a pause counts as the client's
 
 
@@ -18,6 +21,7 @@ class Gate:
         self._open = asyncio.Event()
         self._open.set()
         self._opened = -math.inf
+        self._held = False
 
     def watch(self, waiting_s: float, now: float) -> None:
         """So much audio waits now."""
@@ -29,7 +33,18 @@ class Gate:
 
     def listening(self, now: float) -> bool:
         """Whether silence is the client's own, and not because nobody reads what it says."""
-        return self._open.is_set() and now - self._opened >= SETTLE_S
+        return self._open.is_set() and not self._held and now - self._opened >= SETTLE_S
+
+    @contextlib.contextmanager
+    def held(self, clock: Callable[[], float]) -> Iterator[None]:
+        """While something else of ours (a decoder) keeps us from reading; if for long, as after a shut gate."""
+        since, self._held = clock(), True
+        try:
+            yield
+        finally:
+            self._held = False
+            if (now := clock()) - since >= SHORT_S:
+                self._opened = now
 
     async def passed(self) -> None:
         """Wait until it is open."""

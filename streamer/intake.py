@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     OnPiece = Callable[[npt.NDArray[np.float32], int], Awaitable[None]]
-    OnEnd = Callable[[str], None]
+    OnDamage = Callable[[str], None]
+    OnFault = Callable[[], None]
 
 AUTO = "auto"
 
@@ -40,13 +41,14 @@ class Intake:
     """One stream's. `feed`, then `finish`; `settle` between; always `close`. Calls wait for each other.
 
     Where the stream is damaged, or cannot be decoded here, `on_damage` learns it in a sentence, once, at any time; what
-    came out of it before that has been handed to `on_piece`. Other faults (no process to be had) are raised.
+    came out of it before that has been handed to `on_piece`. Faults of ours (no process to be had) are raised, or
+    handled by `on_fault` where nobody waits.
     """
 
-    def __init__(self, encoding: str, on_piece: OnPiece, on_damage: OnEnd) -> None:
+    def __init__(self, encoding: str, on_piece: OnPiece, on_damage: OnDamage, on_fault: OnFault) -> None:
         assert encoding not in BARE, f"encoding: got {encoding}, expected {AUTO} or a container"
         self._container = encoding if encoding in CONTAINERS else None
-        self._on_piece, self._on_damage = on_piece, on_damage
+        self._on_piece, self._on_damage, self._on_fault = on_piece, on_damage, on_fault
         self._held = b""  # the first bytes, while they do not tell yet what they are
         self._bare = self._damaged = False
         self._decoder: Decoder | None = None
@@ -99,9 +101,12 @@ class Intake:
             self._decoder.close()
 
     async def _over(self, decoder: Decoder) -> None:
-        """Damage is told when it is found, not when the client says something more."""
-        with contextlib.suppress(Exception), self._damage_told():  # what else happens `feed` and the others raise
-            await decoder.over()
+        """What happens is told when it happens, not when the client says something more."""
+        try:
+            with self._damage_told():
+                await decoder.over()
+        except Exception:
+            self._on_fault()
 
     @contextlib.contextmanager
     def _damage_told(self) -> Iterator[None]:

@@ -92,10 +92,15 @@ class ForkServer:
         control = self._running()
         try:
             return await self._start(control, container)
-        except ConnectionError:  # the server was killed meanwhile; another stream may have started the next one
+        except (ConnectionError, TimeoutError) as error:  # killed, or hanging; another stream may have started the next
             if self._control is control:
                 self.close()
+            if isinstance(error, TimeoutError):
+                raise OSError(f"decoder: got no process in {START_S:g} s, expected one") from None
+        try:
             return await self._start(self._running(), container)
+        except ConnectionError:  # not a client's: who speaks of connections above us means those
+            raise OSError("decoder: got a fork server that ends at once, expected one that forks") from None
 
     async def _start(self, control: socket.socket, container: str) -> Child:
         data, its_data = socket.socketpair()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from models.config import ModelConfig
     from models.tokenizer import Tokenizer
     from streamer.protocols.events import ClientEvent, Opening
+    from streamer.voice import Tail
 
 __all__ = ["Action", "Drain", "Feed", "Finish", "Fork", "Hangup", "Heard", "Say", "Session", "SessionSettings"]
 
@@ -138,8 +140,13 @@ class Session:
 
     @property
     def ending(self) -> bool:
-        """No more audio is taken."""
+        """No more audio is taken from the client."""
         return self._ending is not None
+
+    @property
+    def deaf(self) -> bool:
+        """Nor from a decoder."""
+        return self._flushed
 
     # What happens to a session, in the order of a life.
 
@@ -194,9 +201,13 @@ class Session:
         assert isinstance(self._audio, DecodedAudio), "audio: got decoded samples, expected bytes"
         self._last_audio = now
         try:
-            return self._feed(self._audio.feed(blocks, sample_rate))
+            rows = self._audio.feed(blocks, sample_rate)
         except BadAudio as bad:
             return self._feed(bad.before) + self._bad(_error(bad), now)
+        room = int(self._settings.max_session_s * RATE) - self._voices[0].fed
+        if rows.shape[1] <= room:
+            return self._feed(rows)
+        return self._feed(rows[:, :room]) + self._full(now)
 
     def damaged(self, message: str, now: float) -> list[Action]:
         """A decoder cannot go on: what was heard before is the last final."""
@@ -224,7 +235,7 @@ class Session:
         if heard.mark is not None:
             actions = voice.hear_fork(heard)
             if self._ending is None:
-                actions += voice.fork_waiting(self._audio.preview_tail()[channel])
+                actions += voice.fork_waiting(lambda: self._audio.preview_tail(channel))
             return actions
         assert not heard.finished or self._flushed, "heard.finished: got it before Finish, expected it after"
         actions = voice.hear(heard, self._interim)
@@ -262,8 +273,8 @@ class Session:
         if self._done:
             return []
         if not self._flushed:
-            for voice, tail in zip(self._voices, self._audio.preview_tail(), strict=True):
-                voice.fed += tail.size  # what a fork may have heard of it already
+            for channel, voice in enumerate(self._voices):
+                voice.fed += self._audio.preview_tail(channel).size  # what a fork may have heard of it already
         self._flushed = True
         self._ending = _Ending("error", 1011, now)
         return [Say(event=Error(code=code, message=message)), *self._finished()]
@@ -289,6 +300,14 @@ class Session:
         wrong = Refusal("audio", f"{size} bytes", f"at most {most} bytes a message", code="bad_audio")
         return self._stop(_error(wrong), _Ending("error", 1009, now))
 
+    def _full(self, now: float) -> list[Action]:
+        """A few compressed bytes held more than a session may have: the rest is not decoded."""
+        since = now if self._ending is None else self._ending.since
+        self._ending, self._flushed = _Ending("limit", 1008, since), True
+        longest = f"session: expected at most {self._settings.max_session_s:g} s"
+        ends = [action for voice in self._voices for action in voice.end(np.zeros(0, np.float32))]
+        return [Say(event=Error(code="session_limit", message=longest)), *ends]
+
     def _bad(self, error: Error, now: float) -> list[Action]:
         """The end, with all that came out of the audio before; a decoder is asked for nothing more."""
         if self._ending is None:
@@ -300,10 +319,12 @@ class Session:
     def _feed(self, rows: npt.NDArray[np.float32]) -> list[Action]:
         return [action for voice, pcm in zip(self._voices, rows, strict=True) for action in voice.feed(pcm)]
 
-    def _forked(self, ask: Callable[[Voice, npt.NDArray[np.float32]], list[Action]]) -> list[Action]:
-        """Every voice is asked, with what its resampler still holds."""
-        tails = self._audio.preview_tail()
-        return [action for voice, tail in zip(self._voices, tails, strict=True) for action in ask(voice, tail)]
+    def _forked(self, ask: Callable[[Voice, Tail], list[Action]]) -> list[Action]:
+        """Every voice is asked; what its resampler still holds it asks for itself."""
+        actions: list[Action] = []
+        for channel, voice in enumerate(self._voices):
+            actions += ask(voice, partial(self._audio.preview_tail, channel))
+        return actions
 
     def _configure(self, event: Configure) -> list[Action]:
         if event.interim is not None:
@@ -361,7 +382,8 @@ class Session:
     def _finished(self) -> list[Action]:
         """The stream's last words; finalizes that still wait are answered before its last final."""
         assert self._ending is not None
-        actions = [action for voice in self._voices for action in voice.last_words(self._ending.reason)]
+        actions = [action for voice in self._voices for action in voice.owed()]
+        actions += [action for voice in self._voices for action in voice.last_words(self._ending.reason)]
         self._done = True
         closed = Say(event=Closed(audio_seconds=self.audio_seconds))
         return [*actions, closed, Hangup(code=self._ending.code, reason=self._ending.reason)]

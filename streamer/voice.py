@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from streamer.transcript.utterance import Segment
 
     Samples = npt.NDArray[np.float32]
+    Tail = Callable[[], Samples]  # what the resampler still holds: dear to know
 
 MAX_FORKS = 16  # of one voice; the engine makes one at a time
 
@@ -36,7 +37,7 @@ class _Asked:
 
 
 class Voice:
-    """`feed`, `finalize` and `stall` until `end`; then, when `finished`, `last_words`."""
+    """`feed`, `finalize` and `stall` until `end`; then, when `finished`, what is `owed` and `last_words`."""
 
     def __init__(self, channel: int, transcript: Transcript, silence: Samples) -> None:
         self.transcript = transcript
@@ -56,14 +57,14 @@ class Voice:
         self.fed += pcm.size
         return [Feed(channel=self._channel, pcm=pcm)] if pcm.size else []
 
-    def finalize(self, tail: Samples) -> list[Action]:
+    def finalize(self, tail: Tail) -> list[Action]:
         """A fork of what was sent so far, the resampler's `tail` too; several where no audio came between share one."""
-        last = self._asked[-1] if self._asked else None
-        if last and last.reason == "finalize" and last.samples == self.fed + tail.size:
-            self._asked[-1] = dataclasses.replace(last, answers=last.answers + 1)
-            return []
         if len(self._asked) >= MAX_FORKS:
             self._waiting += 1
+            return []
+        last = self._asked[-1] if self._asked else None
+        if last and last.reason == "finalize" and last.samples == self.fed + tail().size:
+            self._asked[-1] = dataclasses.replace(last, answers=last.answers + 1)
             return []
         return self._fork("finalize", 1, tail)
 
@@ -71,22 +72,23 @@ class Voice:
         """One that came when the end had begun: it is answered before the last final."""
         self._waiting += 1
 
-    def fork_waiting(self, tail: Samples) -> list[Action]:
+    def fork_waiting(self, tail: Tail) -> list[Action]:
         """After a fork has been heard: one for all finalizes that found no room."""
         waiting, self._waiting = self._waiting, 0
         return self._fork("finalize", waiting, tail) if waiting else []
 
-    def stall(self, tail: Samples) -> list[Action]:
+    def stall(self, tail: Tail) -> list[Action]:
         """Audio has stopped coming: finalise what hangs, once, until audio comes again."""
         if self._asked or (self._quiet_from == self.fed and not self.transcript.pending):
             return []
         self._quiet_from = self.fed
         return self._fork("stall", 0, tail)
 
-    def _fork(self, reason: str, answers: int, tail: Samples) -> list[Action]:
+    def _fork(self, reason: str, answers: int, tail: Tail) -> list[Action]:
         self._marks += 1
-        self._asked.append(_Asked(self._marks, reason, answers, self.fed + tail.size))
-        return [Fork(channel=self._channel, mark=self._marks, pcm=np.concatenate([tail, self._silence]))]
+        pcm = tail()
+        self._asked.append(_Asked(self._marks, reason, answers, self.fed + pcm.size))
+        return [Fork(channel=self._channel, mark=self._marks, pcm=np.concatenate([pcm, self._silence]))]
 
     def hear(self, heard: Heard, interim: bool) -> list[Action]:
         """What the engine heard of the voice itself."""
@@ -114,13 +116,14 @@ class Voice:
         self.transcript.end(self.fed)
         return [Finish(channel=self._channel, pcm=np.concatenate([rest, self._silence]))]
 
-    def last_words(self, reason: str) -> list[Action]:
-        """A final for every finalize that waits, then one for the open segment."""
+    def owed(self) -> list[Action]:
+        """At the end: a final for every finalize that waits."""
         waiting = self._waiting + sum(asked.answers for asked in self._asked)
-        actions: list[Action] = []
-        for each in ["finalize"] * waiting + [reason]:
-            actions += self._finals([self.transcript.cut(self.fed)], each)
-        return actions
+        return [action for _ in range(waiting) for action in self.last_words("finalize")]
+
+    def last_words(self, reason: str) -> list[Action]:
+        """The final of the open segment."""
+        return self._finals([self.transcript.cut(self.fed)], reason)
 
     def _finals(self, segments: Sequence[Segment], reason: str) -> list[Action]:
         return [Say(event=final(segment, reason, self._channel)) for segment in segments]

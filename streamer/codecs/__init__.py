@@ -69,7 +69,7 @@ def pieces(file: Readable, container: str | None = None) -> Iterator[Piece]:
 
     `file.read(n)` may give fewer bytes than asked and b"" at the end. An MP4 with its index behind the samples needs
     a file at its first byte that can seek. Rate and channels stay as they are recorded;
-    a change of them between pieces is allowed. What is cut off at the end is no damage. Video is passed over.
+    a change of them between pieces is allowed. What is cut off behind its header is no damage. Video is passed over.
 
     Raises Damaged for bytes that are no audio (the samples before them have been given out), NoCodecs without PyAV.
     """

@@ -36,10 +36,20 @@ class Boxes:
 
     def _box(self) -> bytes:
         """A box, or the head of one with samples; the head of a fragment's samples comes with its index."""
+        box, kind = self._one()
+        if kind != b"moof":
+            return box
+        following, kind = self._one()
+        if kind == b"moof":
+            raise Broken("a fragment's index without samples", WHAT, self._source.at)
+        return box + following
+
+    def _one(self) -> tuple[bytes, bytes]:
+        """The bytes of the next box and its kind, b"" at the end."""
         at = self._source.at
         head = self._source.exactly(8)
         if len(head) < 8:
-            return head
+            return head, b""
         size, kind = int.from_bytes(head[:4], "big"), head[4:]
         if size == 1:
             head += self._source.exactly(8)
@@ -51,9 +61,8 @@ class Boxes:
             if not self._index:
                 raise Broken("samples before their index", WHAT, at)
             self._flowing = rest
-            return head
+            return head, kind
         if rest > MOST_BYTES:
             raise Broken(f"a box {kind!r} of {size} bytes", f"at most {MOST_BYTES} bytes", at)
         self._index |= kind == b"moov"
-        box = head + self._source.exactly(rest)
-        return box + self._box() if kind == b"moof" else box
+        return head + self._source.exactly(rest), kind

@@ -114,6 +114,23 @@ def test_decoded_samples_that_are_no_audio_are_refused(
         DecodedAudio(2, apart=True).feed(blocks, rate)
 
 
+def test_a_rate_that_changes_all_the_time_is_no_audio() -> None:
+    audio = DecodedAudio(1)
+    for number in range(20):
+        audio.feed(np.zeros((44_000, 1), np.float32), 44_000 + number)
+
+    def change_often() -> None:
+        for number in range(100):
+            audio.feed(np.zeros((16, 1), np.float32), 44_000 + number)
+
+    with pytest.raises(BadAudio, match="changes of rate or channels in"):
+        change_often()
+
+
+def test_a_wav_of_more_than_four_gigabytes_is_a_wav() -> None:
+    assert container(b"RF64\xff\xff\xff\xffWAVEds64") == "wav"
+
+
 def test_channels_are_mixed_to_their_mean() -> None:
     stereo = np.column_stack([SOUND[:1000], np.zeros(1000, np.float32)]).ravel()
     assert np.array_equal(heard(WireAudio(16000, "pcm_f32le", 2), [wire("pcm_f32le", stereo)]), SOUND[:1000] / 2)

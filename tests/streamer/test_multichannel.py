@@ -9,10 +9,14 @@ import numpy.typing as npt
 import pytest
 
 from clients.client import Client, Options
+from streamer.actions import Say
 from streamer.backends.base import BackendError, Row
 from streamer.backends.fake import FakeBackend, Faults, spell
-from streamer.protocols.events import Final
+from streamer.protocols.events import Audio, Final, Finalize, Opening
+from streamer.session import Session
 from tests.streamer.house import House, Message, house, kinds, listen
+from tests.streamer.life import OFF, SETTINGS
+from tests.streamer.toy import Pieces, toy_config
 
 LEFT, RIGHT = "abc def ghi", "zyx w vut srq"
 
@@ -82,6 +86,31 @@ async def test_a_finalize_is_answered_by_each_channel() -> None:
             alone = await finalized(home, stereo[:, channel], Options(latency_ms=80))
             assert own == [(final.reason, final.text) for final in alone]
             assert [reason for reason, _ in own] == ["finalize", "finalize", "close"]
+
+
+async def test_many_finalizes_at_once_are_answered_by_all_channels() -> None:
+    own, query = house("engine.max_load=100", backend=FakeBackend(16)), "channels=8&multichannel=true&latency=80"
+    async with own as home, home.client(query) as socket:
+        await socket.send(bytes(16 * 1600))
+        for _ in range(60):
+            await socket.send('{"type":"finalize"}')
+        await socket.send('{"type":"close"}')
+        said = await asyncio.wait_for(listen(socket), 60)
+        assert socket.close_code == 1000
+    for channel in range(8):
+        assert [final["reason"] for final in finals(said, channel)] == ["finalize"] * 60 + ["close"]
+
+
+async def test_finals_that_are_owed_come_before_the_last_ones_of_all_channels() -> None:
+    opening = Opening(encoding="pcm_f32le", channels=2, multichannel=True, latency_ms=160, endpointing=OFF)
+    session = Session(opening, toy_config(), Pieces(), SETTINGS, 0.0)
+    session.start("id")
+    session.receive(Audio(pcm=bytes(8 * 1280)), 0.0)
+    session.receive(Finalize(), 0.0)
+    said = [a.event for a in session.failed("internal", "as ordered", 0.0) if isinstance(a, Say)]
+    assert [(e.channel, e.reason) for e in said if isinstance(e, Final)] == [
+        (0, "finalize"), (1, "finalize"), (0, "error"), (1, "error"),
+    ]  # fmt: skip
 
 
 async def test_every_channel_takes_a_place_and_gives_it_back() -> None:
