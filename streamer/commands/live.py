@@ -23,7 +23,8 @@ from streamer.commands.listening import OFFLINE, Chunks, Heard, open_listener
 from streamer.commands.results import Job, line
 from streamer.commands.standard_input import NAME, Binary, Incoming, Wanted
 from streamer.protocols.events import CHANNELS, Endpointing, Final, Partial
-from streamer.subtitles.writers import Writer, open_writer
+from streamer.subtitles.spoken import Spoken
+from streamer.subtitles.writers import open_writer
 from streamer.transcript.endpoint import Rules
 from streamer.transcript.transcript import Transcript
 from streamer.wording import Wording, final
@@ -166,7 +167,7 @@ class Shown:
     def __init__(self, args: argparse.Namespace, where: Targets, style: Style, channels: int) -> None:
         self._stack = ExitStack()
         self._captions: Captions | None = None
-        self._writer: Writer | None = None
+        self._spoken: Spoken | None = None
         to_stdout = where.paths is None and (where.kind is not None or not sys.stdout.isatty())
         if args.json:
             return
@@ -174,31 +175,33 @@ class Shown:
             self._captions = self._stack.enter_context(Captions())
         if where.paths or to_stdout:
             target = where.paths[0] if where.paths else sys.stdout
-            self._writer = self._stack.enter_context(
-                open_writer(
-                    target,
-                    where.kind or "txt",
-                    name=args.files[0],
-                    style=style,
-                    channels=channels,
-                    overwrite=where.overwrite,
-                )
+            writer = open_writer(
+                target,
+                where.kind or "txt",
+                name=args.files[0],
+                style=style,
+                channels=channels,
+                overwrite=where.overwrite,
             )
+            self._spoken = Spoken(self._stack.enter_context(writer))
 
     def close(self) -> None:
         """What waited is written; the terminal is as it was."""
         self._stack.close()
 
     def show(self, events: Iterable[Event]) -> None:
-        """Partials are for captions alone."""
+        """What is said, in the order in which it comes."""
         for event in events:
             if self._captions is not None:
                 self._captions.show(event)
-            if self._writer is not None and isinstance(event, Final):
-                self._writer.add(event.words, event.channel)
+            match event:
+                case Partial() if self._spoken is not None:
+                    self._spoken.partial(event)
+                case Final() if self._spoken is not None:
+                    self._spoken.final(event)
 
     def quiet(self, channels: Iterable[tuple[int, float]]) -> None:
         """Nothing is said in these channels up to these seconds."""
-        if self._writer is not None:
+        if self._spoken is not None:
             for channel, until_s in channels:
-                self._writer.heard(until_s, channel)
+                self._spoken.writer.heard(until_s, channel)

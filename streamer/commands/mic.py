@@ -215,7 +215,7 @@ class _Listening:
 
     def _show(self, event: RelayEvent) -> None:
         from clients.relay import Away, Lost
-        from streamer.protocols.events import Final, Ready
+        from streamer.protocols.events import Final, Partial, Ready
 
         if self._args.json:
             _print_json(event)
@@ -236,6 +236,8 @@ class _Listening:
                 if not self._args.json:
                     self._captions.line(event.start, event.end, gap)
                 return
+            case Partial():
+                self._saves.partial(event)
             case Final():
                 self._saves.final(event)
         if not self._args.json:

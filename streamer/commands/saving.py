@@ -13,14 +13,15 @@ import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from streamer.commands import USAGE, CommandError, say
 from streamer.protocols.events import Word
+from streamer.subtitles.spoken import Spoken
 from streamer.subtitles.writers import KINDS, open_writer
 
 if TYPE_CHECKING:
-    from streamer.protocols.events import Final
+    from streamer.protocols.events import Final, Partial
 
 ALL = ("wav", *KINDS)
 FOR_PEOPLE = ("txt", "srt", "vtt")
@@ -80,7 +81,7 @@ class Saves:
         """Raises CommandError where one is there already, is asked for twice, or is of no kind."""
         self.failed = False
         self._paths, self._rate, self._overwrite = [Path(path) for path in paths], rate, overwrite
-        self._files: dict[Path, Any] = {}
+        self._files: dict[Path, Wav | Spoken] = {}
         _check(self._paths, overwrite)
 
     def __enter__(self) -> Self:
@@ -101,9 +102,13 @@ class Saves:
         """What was captured, bit for bit."""
         self._each(lambda file: file.add(pcm) if isinstance(file, Wav) else None)
 
+    def partial(self, partial: Partial) -> None:
+        """Words of which the first ones stay as they are."""
+        self._each(lambda file: file.partial(partial) if isinstance(file, Spoken) else None)
+
     def final(self, final: Final) -> None:
         """Words that stay as they are."""
-        self._each(lambda file: file.add(final.words) if not isinstance(file, Wav) else None)
+        self._each(lambda file: file.final(final) if isinstance(file, Spoken) else None)
 
     def unheard(self, start_s: float, end_s: float, text: str) -> None:
         """A gap, said in the files that are for people; in the others the times show it."""
@@ -113,14 +118,14 @@ class Saves:
             Word(word=part, start=start_s + at * step_s, end=start_s + (at + 1) * step_s, confidence=0.0)
             for at, part in enumerate(parts)
         ]
-        self._each(lambda file: file.add(words) if not isinstance(file, Wav) else None, FOR_PEOPLE)
+        self._each(lambda file: file.writer.add(words) if isinstance(file, Spoken) else None, FOR_PEOPLE)
 
     def close(self) -> None:
         """All that was waiting is written."""
-        self._each(lambda file: file.close())
+        self._each(_close)
         self._files.clear()
 
-    def _each(self, act: Callable[[Any], None], kinds: Sequence[str] = ALL) -> None:
+    def _each(self, act: Callable[[Wav | Spoken], None], kinds: Sequence[str] = ALL) -> None:
         for path, file in [(path, file) for path, file in self._files.items() if _kind(path) in kinds]:
             try:
                 act(file)
@@ -129,7 +134,11 @@ class Saves:
                 self.failed = True
                 del self._files[path]
                 with contextlib.suppress(OSError):
-                    file.close()
+                    _close(file)
+
+
+def _close(file: Wav | Spoken) -> None:
+    file.close() if isinstance(file, Wav) else file.writer.close()
 
 
 def _check(paths: Sequence[Path], overwrite: bool) -> None:
@@ -143,10 +152,10 @@ def _check(paths: Sequence[Path], overwrite: bool) -> None:
             raise CommandError(f"--save {path}: it is there already; --force writes over it", USAGE)
 
 
-def _opened(path: Path, rate: int, overwrite: bool) -> Any:
+def _opened(path: Path, rate: int, overwrite: bool) -> Wav | Spoken:
     if _kind(path) == "wav":
         return Wav(path, rate, overwrite=overwrite)
-    return open_writer(path, _kind(path), overwrite=overwrite)
+    return Spoken(open_writer(path, _kind(path), overwrite=overwrite))
 
 
 def _kind(path: Path) -> str:

@@ -79,8 +79,14 @@ class Cutter:
     def heard(self, until_s: float) -> list[Cue]:
         """No word comes that begins before; -> the cues that this settles, the same as a later word would."""
         style = self._style
-        longest_s = max(style.pause_s, style.longest_s + style.gap_s + style.bridge_s)  # that the last cue may stay
-        return self._settle(until_s) if self._words and until_s - self._words[-1].end > longest_s else []
+        if not self._words or self._short_of_a_pause(until_s) or self._hurried(until_s):
+            return []
+        words, costs, length, free_ms = self._words[:], self._costs[:], self._length, self._free_ms
+        cues = self._settle(math.inf)
+        if (until_s - style.gap_s - style.bridge_s) * MS > cues[-1].end_ms + 1:
+            return cues
+        self._words, self._costs, self._length, self._free_ms = words, costs, length, free_ms
+        return []
 
     def end(self) -> list[Cue]:
         """No word comes any more."""
@@ -101,10 +107,25 @@ class Cutter:
             cues.append(self._cue(ends[0], self._words[ends[0]].start if ends[0] < len(self._words) else math.inf))
         return cues
 
+    def _short_of_a_pause(self, until_s: float) -> bool:
+        """A word that begins there still belongs to the last one."""
+        return round((until_s - self._words[-1].end) * MS) < round(self._style.pause_s * MS)
+
+    def _hurried(self, until_s: float) -> bool:
+        """A word that begins there would leave too little time to some cue that can end in the last word."""
+        length, most = -1, self._style.lines * (self._style.line_length + 1)
+        for word in reversed(self._words):
+            length += len(word.word) + 1
+            if _hurry(length, until_s - word.start, self._style) > 0:
+                return True
+            if length > most:
+                break
+        return False
+
     def _parted(self, word: Word) -> bool:
         """Between the last word and this one a cue must end."""
         last = self._words[-1]
-        if round((word.start - last.end) * MS) >= round(self._style.pause_s * MS):
+        if not self._short_of_a_pause(word.start):
             return True
         long_enough = word.start - self._words[0].start >= self._style.shortest_s
         return long_enough and joints.ends_sentence(last.word, word.word)

@@ -28,6 +28,9 @@ _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 class Writer:
     """One file being written; a context manager. Of each channel the word times never go back."""
 
+    whole_lines = False
+    """Each `add` is a line of its own, so that an utterance wants to be added whole."""
+
     def __init__(self, out: TextIO, name: str, channels: int, *, owned: bool) -> None:
         self._out, self._name, self._channels, self._owned = out, name, channels, owned
 
@@ -65,6 +68,8 @@ class Writer:
 class Text(Writer):
     """The words of each `add` on a line of their own; with several channels each line begins with its own, from 1."""
 
+    whole_lines = True
+
     def add(self, words: Sequence[Word], channel: int = 0) -> None:
         if words:
             who = f"{channel + 1}: " if self._channels > 1 else ""
@@ -73,6 +78,8 @@ class Text(Writer):
 
 class JsonLines(Writer):
     """An object for each `add`: the fields of `streamer transcribe --json`, of this utterance alone."""
+
+    whole_lines = True
 
     def add(self, words: Sequence[Word], channel: int = 0) -> None:
         if not words:

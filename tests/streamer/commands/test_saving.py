@@ -10,7 +10,7 @@ import pytest
 
 from streamer.commands import CommandError, saving
 from streamer.commands.saving import Saves
-from streamer.protocols.events import Final, Word
+from streamer.protocols.events import Final, Partial, Word
 
 WORDS = (
     Word(word="good", start=0.5, end=0.8, confidence=0.9),
@@ -50,6 +50,19 @@ def test_every_file_is_whole_before_the_end(tmp_path: Path) -> None:
     assert names[3].read_text().startswith("WEBVTT\n")
     saves.close()
     assert read(names[0]) == PCM
+
+
+def test_settled_words_of_an_open_segment_are_kept(tmp_path: Path) -> None:
+    subtitles, lines = tmp_path / "talk.srt", tmp_path / "talk.txt"
+    later = Word(word="then", start=4.0, end=4.3, confidence=0.8)
+    partial = Partial(segment=0, start=0.5, text="good morning then", words=(*WORDS, later), stable_words=2)
+    with Saves([str(subtitles), str(lines)], 16000) as saves:
+        saves.partial(partial)
+        assert "good morning" in subtitles.read_text()
+        assert lines.read_text() == ""
+        saves.final(Final(segment=0, start=0.5, end=4.3, text=partial.text, words=partial.words, reason="close"))
+    assert lines.read_text() == "good morning then\n"
+    assert subtitles.read_text().count("good morning") == 1
 
 
 def test_a_gap_is_said_where_people_read(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
@@ -44,8 +45,11 @@ class Pipe:
 
     def __call__(self, data: bytes, *argv: str, piece: int = 999) -> int:
         source = io.BytesIO(data)
-        buffer = SimpleNamespace(read1=lambda size: source.read(min(size, piece)))
-        self._set(sys, "stdin", SimpleNamespace(buffer=buffer, isatty=lambda: False))
+        return self.feed(lambda size: source.read(min(size, piece)), *argv)
+
+    def feed(self, read1: Callable[[int], bytes], *argv: str) -> int:
+        """With a pipe that is read like this."""
+        self._set(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read1=read1), isatty=lambda: False))
         return main(["transcribe", *argv, "-"])
 
 
@@ -154,6 +158,20 @@ def test_every_format_is_written_live(pipe: Pipe, tmp_path: Path, capsys: pytest
     lines = [json.loads(line) for line in (tmp_path / "stdin.jsonl").read_text("utf-8").splitlines()]
     assert [line["text"] for line in lines] == ["good day", "sir"]
     assert capsys.readouterr().out == ""
+
+
+def test_a_cue_before_a_pause_is_written_while_the_next_segment_is_spoken(pipe: Pipe, tmp_path: Path) -> None:
+    words = s16("good day" + PAUSE + "we went on")
+    data, out, seen = io.BytesIO(words + s16(" and on" * 30)), tmp_path / "a.vtt", []
+
+    def read1(size: int) -> bytes:
+        if data.tell() >= len(words) and not seen:
+            seen.append(out.read_text("utf-8"))
+        return data.read(min(size, 999))
+
+    assert pipe.feed(read1, "--out", str(out)) == 0
+    assert "good day" in seen[0], "30 s before the second segment ends"
+    assert "we went" not in seen[0]
 
 
 def test_json_is_one_object_at_the_end(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,7 @@ def test_what_is_settled_is_on_disk_before_the_writer_is_closed(tmp_path: Path, 
 def test_silence_settles_the_last_cue(tmp_path: Path) -> None:
     with open_writer(tmp_path / "a.srt", "srt") as writer:
         writer.add(FIRST)
-        writer.heard(5.0)
+        writer.heard(2.5)
         assert (tmp_path / "a.srt").read_text("utf-8") == ""
         writer.heard(10.0)
         assert "Jerry." in (tmp_path / "a.srt").read_text("utf-8")
