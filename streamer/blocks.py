@@ -1,14 +1,16 @@
 """One recording's bytes to blocks of 16 kHz samples, so that its length never matters. Knows nothing of folders.
 
-libsndfile reads what it can; PyAV (the extra `codecs`) reads the rest. All blocks together are, bit for bit, what one
-block as long as the recording would be (MP3 to 1e-7), for mixing is elementwise and soxr's stream does not depend on
-its chunks.
+Whole files of the kinds that the daemon decodes are decoded as it does it (`streamer.codecs`), so that the same bytes
+give the same words. libsndfile reads the others, parts of files, and all that it can where PyAV (the extra `codecs`) is
+missing; PyAV alone reads the rest. All blocks together are, bit for bit, what one block as long as the recording would
+be (MP3 by libsndfile to 1e-7), for mixing is elementwise and soxr's stream does not depend on its chunks.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ from models.config import SAMPLE_RATE
 from streamer.artefacts import how_to_add
 from streamer.audio import first_wrong
 from streamer.codecs import Damaged, NoCodecs, container_of, pieces
-from streamer.codecs.piece import Broken, Source
+from streamer.codecs.piece import Broken, Piece, Source
+from streamer.codecs.promised import missing
 from streamer.codecs.wav import read_header
 
 Samples = NDArray[np.float32]
@@ -121,9 +124,13 @@ def _what_is_wrong(samples: Samples) -> str:
 
 
 def _raw(source: Path | io.BytesIO, name: str, part: Part) -> Iterator[tuple[Samples, int]]:
+    known = _known(source, name) if part == WHOLE and importlib.util.find_spec("av") is not None else None
+    if known not in (None, "wav"):
+        yield from _decoded(source, name, "")
+        return
     _rewind(source)
     try:
-        file = _Straight(source)
+        file = _Straight(os.fsencode(source) if isinstance(source, Path) and os.name == "posix" else source)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: *.raw, which says nothing of itself
         yield from _sliced(_decoded(source, name, _reason(error)), name, part)
         return
@@ -131,7 +138,19 @@ def _raw(source: Path | io.BytesIO, name: str, part: Part) -> Iterator[tuple[Sam
         if file.frames == 0 and file.format.startswith("WAV"):  # whoever wrote it never came back to fill in its size
             yield from _sliced(_decoded(source, name, "no samples"), name, part)
         else:
-            yield from _by_libsndfile(file, name, part)
+            try:
+                yield from _by_libsndfile(file, name, part)
+            except soundfile.LibsndfileError as error:  # of a place that it could not go to
+                raise Unreadable(f"{name}: damaged ({_reason(error) or 'it cannot be decoded'})") from None
+
+
+def _known(source: Path | io.BytesIO, name: str) -> str | None:
+    """The container that `streamer.codecs` reads, None if it is none of those."""
+    try:
+        with _bytes_of(source) as file:
+            return container_of(file.read(HEAD_BYTES))
+    except OSError as error:
+        raise Unreadable(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
 class _Straight(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
@@ -186,14 +205,40 @@ def _decoded(source: Path | io.BytesIO, name: str, reason: str) -> Iterator[tupl
             if known is None:
                 yield from _by_pyav(file, name, f"not audio that libsndfile reads ({reason})")
                 return
-            for piece in pieces(file):
-                yield piece.samples, piece.sample_rate
+            count = rate = 0
+            for samples, rate in _joined(pieces(file, known)):
+                yield samples, rate
+                count += len(samples)
+            if (lack := missing(file, known, count, rate)) is not None:
+                raise CutOff(f"{name}: ends {lack} (cut off?)")
     except OSError as error:
         raise Unreadable(f"{name}: cannot be read ({error.strerror or error})") from None
     except NoCodecs:
         raise Unreadable(f"{name}: audio that needs PyAV, which is not installed: {how_to_add('codecs')}") from None
     except Damaged as damaged:
         raise Unreadable(f"{name}: {damaged}") from None
+
+
+def _joined(small: Iterator[Piece]) -> Iterator[tuple[Samples, int]]:
+    """Pieces of some milliseconds in portions of FRAMES or a little more, for each costs a resampler's call."""
+    held: list[Samples] = []
+    rate = count = 0
+    try:
+        for piece in small:
+            if held and (piece.sample_rate != rate or piece.samples.shape[1] != held[0].shape[1]):
+                yield np.concatenate(held), rate
+                held, count = [], 0
+            held.append(piece.samples)
+            rate, count = piece.sample_rate, count + len(piece.samples)
+            if count >= FRAMES:
+                yield np.concatenate(held), rate
+                held, count = [], 0
+    except Damaged:
+        if held:
+            yield np.concatenate(held), rate
+        raise
+    if held:
+        yield np.concatenate(held), rate
 
 
 def _by_pyav(file: BinaryIO, name: str, otherwise: str) -> Iterator[tuple[Samples, int]]:

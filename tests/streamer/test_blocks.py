@@ -13,7 +13,10 @@ import soundfile
 import soxr
 
 from streamer import blocks
+from streamer.audio import DecodedAudio
 from streamer.blocks import FRAMES, CutOff, Part, Unreadable
+from streamer.codecs import pieces
+from tests.streamer.compressed import recordings
 
 TONE = (0.3 * np.sin(np.arange(3 * FRAMES + 777) / 9)).astype(np.float32)
 
@@ -28,7 +31,7 @@ def read(path: Path, channel: int | None = None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff"])
 def test_all_blocks_are_the_whole_file_to_the_bit(tmp_path: Path, suffix: str, rate: int) -> None:
     path = saved(tmp_path / f"a.{suffix}", np.stack([TONE, TONE[::-1] / 3], axis=1), rate)
     expected = soundfile.read(path, dtype="float32")[0].mean(axis=1, dtype=np.float32)
@@ -37,9 +40,28 @@ def test_all_blocks_are_the_whole_file_to_the_bit(tmp_path: Path, suffix: str, r
     np.testing.assert_array_equal(blocks.whole(path, path.name), expected)
 
 
-def test_mp3_is_the_whole_file_but_for_rounding(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.mp3")
+@pytest.mark.parametrize("suffix", ["mp3", "ogg"])
+def test_without_pyav_libsndfile_reads_what_it_can(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    path = saved(tmp_path / f"a.{suffix}")
     np.testing.assert_allclose(read(path), soundfile.read(path, dtype="float32")[0], atol=2e-7)
+
+
+@pytest.mark.parametrize("name", ["ogg opus", "ogg vorbis", "flac", "mp3", "webm opus", "mp4 aac"])
+def test_the_samples_are_those_that_the_daemon_hears(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("av", reason="PyAV, the extra codecs")
+    container, data = recordings()[name]
+    (tmp_path / "a").write_bytes(data)
+    audio: DecodedAudio | None = None
+    heard = []
+    for piece in pieces(io.BytesIO(data), container):
+        audio = audio or DecodedAudio(piece.samples.shape[1])
+        heard.append(audio.feed(piece.samples, piece.sample_rate)[0])
+    assert audio is not None
+    heard.append(audio.flush()[0])
+    np.testing.assert_array_equal(read(tmp_path / "a"), np.concatenate(heard))
 
 
 def test_no_block_is_longer_than_one_read(tmp_path: Path) -> None:
@@ -101,6 +123,57 @@ def test_a_damaged_flac_is_read_up_to_the_damage(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match=r"^a\.flac: "):
         got.extend(blocks.blocks(path, "a.flac"))
     assert sum(map(len, got)) >= FRAMES
+
+
+@pytest.mark.parametrize("pyav", [True, False])
+def test_a_flac_with_a_hole_is_read_up_to_it_by_whatever_is_there(
+    tmp_path: Path, pyav: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pyav:
+        pytest.importorskip("av", reason="PyAV, the extra codecs")
+    else:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * FRAMES).astype(np.float32)
+    path = saved(tmp_path / "a.flac", noise)
+    data = path.read_bytes()
+    for hole in (3, 1000, 4999):
+        path.write_bytes(data[: len(data) // 2] + data[len(data) // 2 + hole :])
+        got: list[np.ndarray] = []
+        with pytest.raises(Unreadable, match=r"^a\.flac: (audio: got .* \(\d\.\d\d s\)|damaged)"):
+            got.extend(blocks.blocks(path, "a.flac"))
+        assert sum(map(len, got)) >= FRAMES
+        np.testing.assert_allclose(np.concatenate(got)[:FRAMES], noise[:FRAMES], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("webm vorbis", r"ends \d+ bytes before its header says"),
+        ("mp4 aac", r"ends \d+ bytes before its header says"),
+        ("mp4 indexed", r"ends \d+ bytes before its header says"),
+        ("ogg opus", "ends without its last page"),
+        ("flac", r"ends 0\.\d\d s before its header says"),
+        ("mp3", r"ends 0\.\d\d s before its header says"),
+    ],
+)
+def test_a_file_cut_off_anywhere_is_read_and_said(tmp_path: Path, name: str, words: str) -> None:
+    pytest.importorskip("av", reason="PyAV, the extra codecs")
+    data = recordings()[name][1]
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    whole = len(read(path))  # says nothing
+    for share in (0.55, 0.7):
+        path.write_bytes(data[: int(share * len(data))])
+        got: list[np.ndarray] = []
+        with pytest.raises(CutOff, match=rf"^a: {words} \(cut off\?\)$"):
+            got.extend(blocks.blocks(path, "a"))
+        assert 0.3 * whole < sum(map(len, got)) < 0.95 * whole
+
+
+@pytest.mark.parametrize("name", list(recordings()) if importlib.util.find_spec("av") else [])
+def test_a_whole_file_lacks_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").write_bytes(recordings()[name][1])
+    assert 23000 < len(read(tmp_path / "a")) < 27000
 
 
 def test_samples_before_the_first_that_is_no_number_are_given_out(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ def test_a_part_is_those_samples_of_the_whole(tmp_path: Path, suffix: str) -> No
     soundfile.write(tmp_path / f"a.{suffix}", 0.3 * np.sin(2 * np.pi * 300 * time * time), 16000)
     recordings = Recordings(tmp_path)
     whole, part = recordings.read(f"a.{suffix}"), recordings.read(f"a.{suffix}", Part(1.0, 0.5))
-    np.testing.assert_array_equal(part, whole[16000:24000])
+    rounding = 2e-6 if suffix in ("ogg", "mp3") else 0.0  # another decoder reads parts of what PyAV reads whole
+    np.testing.assert_allclose(part, whole[16000:24000], rtol=0, atol=rounding)
 
 
 def test_16_bit_numbers_as_floats_are_said_with_the_files_name(tmp_path: Path) -> None:
