@@ -128,8 +128,11 @@ class Decoder:
                     await asyncio.sleep(0)
         except (asyncio.IncompleteReadError, ConnectionError):
             how = name_of(code := await self._child.ended())
-            if code is None:  # the fork server has gone, and all processes with it: that is not for what they read
-                self._fault = OSError(f"decoder: got {how} it ended, expected it to decode {self._container} audio")
+            # That is not for what they read: SIGKILL comes from the kernel, short of memory, or from a person; without a
+            # code the fork server has gone, and all processes with it.
+            if code is None or how == "SIGKILL":
+                got = how if code is not None else f"{how} it ended"
+                self._fault = OSError(f"decoder: got {got}, expected it to decode {self._container} audio")
             else:
                 self._died(f"{how} (it computed for more than {CPU_S} s)" if how == "SIGXCPU" else how)
         except _Nonsense as nonsense:

@@ -118,20 +118,32 @@ async def test_garbage_is_damage_or_nothing(container: str, data: bytes) -> None
 
 
 @pytest.mark.parametrize("fork", WAYS)
-async def test_a_process_killed_from_outside_is_damage_in_words(fork: bool, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_process_killed_from_outside_is_a_fault_of_ours_and_no_damage(fork: bool) -> None:
     _, data = recordings()["webm opus"]
     ear = Ear()
     async with decoding("webm", ear, fork=fork) as decoder:
         await decoder.feed(data[:8000])
         await decoder.settle()
         os.kill(decoder.pid, signal.SIGKILL)
+        with pytest.raises(OSError, match="decoder: got SIGKILL, expected it to decode webm audio"):
+            await decoder.finish()
+        assert decoder.failure is None
+    assert len(ear.samples) > 10_000
+
+
+@pytest.mark.parametrize("fork", WAYS)
+async def test_a_process_that_a_signal_of_its_own_ended_is_damage(fork: bool, caplog: pytest.LogCaptureFixture) -> None:
+    _, data = recordings()["webm opus"]
+    async with decoding("webm", Ear(), fork=fork) as decoder:
+        await decoder.feed(data[:8000])
+        await decoder.settle()
+        os.kill(decoder.pid, signal.SIGSEGV)
         with (
             caplog.at_level(logging.ERROR),
-            pytest.raises(Damaged, match="the decoder died with SIGKILL near byte 8000"),
+            pytest.raises(Damaged, match="the decoder died with SIGSEGV near byte 8000"),
         ):
             await decoder.finish()
-    assert "of webm audio died with SIGKILL" in caplog.text
-    assert len(ear.samples) > 10_000
+    assert "of webm audio died with SIGSEGV" in caplog.text
 
 
 @pytest.mark.parametrize("fork", WAYS)
