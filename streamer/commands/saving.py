@@ -86,8 +86,9 @@ class Saves:
 
     def __enter__(self) -> Self:
         try:
+            recording = next((path for path in self._paths if _kind(path) == "wav"), None)
             for path in self._paths:
-                self._files[path] = _opened(path, self._rate, self._overwrite)
+                self._files[path] = _opened(path, recording, self._rate, self._overwrite)
         except OSError as error:
             self.close()
             raise CommandError(f"--save {error.filename}: {error.strerror}") from None
@@ -152,10 +153,11 @@ def _check(paths: Sequence[Path], overwrite: bool) -> None:
             raise CommandError(f"--save {path}: it is there already; --force writes over it", USAGE)
 
 
-def _opened(path: Path, rate: int, overwrite: bool) -> Wav | Spoken:
+def _opened(path: Path, recording: Path | None, rate: int, overwrite: bool) -> Wav | Spoken:
     if _kind(path) == "wav":
         return Wav(path, rate, overwrite=overwrite)
-    return Spoken(open_writer(path, _kind(path), overwrite=overwrite))
+    name = str(recording) if recording else "" if _kind(path) == "jsonl" else None
+    return Spoken(open_writer(path, _kind(path), name=name, overwrite=overwrite))
 
 
 def _kind(path: Path) -> str:

@@ -84,8 +84,8 @@ class JsonLines(Writer):
     def add(self, words: Sequence[Word], channel: int = 0) -> None:
         if not words:
             return
-        line = {
-            "audio_filepath": self._name,
+        line = {"audio_filepath": self._name} if self._name else {}
+        line |= {
             "channel": channel,
             "start": words[0].start,
             "end": words[-1].end,
@@ -181,19 +181,20 @@ def open_writer(
     target: Path | TextIO,
     kind: str,
     *,
-    name: str = "",
+    name: str | None = None,
     style: Style | None = None,
     channels: int = 1,
     overwrite: bool = False,
 ) -> Writer:
     """A writer of one of KINDS into a new file, or into a stream of text that is open.
 
-    `name` is the recording's, for CTM and JSON lines (default: the target's). Raises FileExistsError where the file
+    `name` is the recording's, for CTM and JSON lines (default: the target's; "": there is none). Raises FileExistsError where the file
     is there and shall not be overwritten, and OSError where it cannot be made.
     """
     assert kind in KINDS, f"kind: got {kind!r}, expected one of {', '.join(KINDS)}"
     owned = isinstance(target, Path)
-    name = name or (str(target) if isinstance(target, Path) else "audio")
+    if name is None:
+        name = str(target) if isinstance(target, Path) else "audio"
     out = target.open("w" if overwrite else "x", encoding="utf-8", newline="\n") if isinstance(target, Path) else target
     try:
         if kind in _CUES:

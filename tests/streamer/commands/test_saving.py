@@ -65,6 +65,16 @@ def test_settled_words_of_an_open_segment_are_kept(tmp_path: Path) -> None:
     assert subtitles.read_text().count("good morning") == 1
 
 
+def test_json_lines_name_the_recording_that_is_kept_beside_them_if_any(tmp_path: Path) -> None:
+    alone, beside, wav = (tmp_path / name for name in ("alone.jsonl", "beside.jsonl", "talk.wav"))
+    with Saves([str(alone)], 16000) as saves:
+        saves.final(FINAL)
+    with Saves([str(beside), str(wav)], 16000) as saves:
+        saves.final(FINAL)
+    assert "audio_filepath" not in json.loads(alone.read_text())
+    assert json.loads(beside.read_text())["audio_filepath"] == str(wav)
+
+
 def test_a_gap_is_said_where_people_read(tmp_path: Path) -> None:
     names = [tmp_path / f"talk.{kind}" for kind in ("txt", "srt", "jsonl", "ctm")]
     with Saves([str(name) for name in names], 16000) as saves:
