@@ -79,6 +79,8 @@ class Cutter:
     def heard(self, until_s: float) -> list[Cue]:
         """No word comes that begins before; -> the cues that this settles, the same as a later word would."""
         style = self._style
+        if until_s == math.inf:
+            return self.end()
         if not self._words or self._short_of_a_pause(until_s) or self._hurried(until_s):
             return []
         words, costs, length, free_ms = self._words[:], self._costs[:], self._length, self._free_ms

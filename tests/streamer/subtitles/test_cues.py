@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
 
@@ -122,6 +123,13 @@ def test_hearing_that_nothing_was_said_changes_no_cue(
         if number in told:
             cues += cutter.heard(min(after, word.end + silence))
     assert cues + cutter.end() == cut(words, style)
+
+
+def test_no_word_at_all_settles_everything() -> None:
+    cutter = Cutter(STYLE)
+    cutter.add(said("that is all"))
+    assert [cue.lines for cue in cutter.heard(math.inf)] == [("that is all",)]
+    assert cutter.heard(math.inf) == []
 
 
 def test_hours_without_a_pause_wait_for_no_more_than_two_cues() -> None:
