@@ -128,8 +128,8 @@ class Decoder:
                     await asyncio.sleep(0)
         except (asyncio.IncompleteReadError, ConnectionError):
             how = name_of(code := await self._child.ended())
-            # That is not for what they read: SIGKILL comes from the kernel, short of memory, or from a person; without a
-            # code the fork server has gone, and all processes with it.
+            # That is not for what they read: SIGKILL comes from the kernel, short of memory, or from a person; where
+            # there is no code the fork server has gone, and all processes with it.
             if code is None or how == "SIGKILL":
                 got = how if code is not None else f"{how} it ended"
                 self._fault = OSError(f"decoder: got {got}, expected it to decode {self._container} audio")

@@ -35,7 +35,7 @@ BACKEND = {
     "numpy",
     *TORCH_FREE,
 }
-COMMAND = {"streamer.commands", "streamer.artefacts", "=streamer"}
+COMMAND = {"streamer.commands", "streamer.artefacts", "streamer.errors", "=streamer"}
 SERVER = EVENTS | {
     "=streamer",
     "=streamer.__version__",
@@ -126,7 +126,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.logs": {"streamer.config"},
     "streamer.artefacts": set(),
     "streamer.recordings": {"streamer.blocks", "=streamer", "numpy"},
-    "streamer.blocks": {"models.config", "streamer.artefacts", "streamer.audio", "streamer.codecs"}
+    "streamer.blocks": {"models.config", "streamer.artefacts", "streamer.audio", "streamer.codecs", "streamer.errors"}
     | {"av", "numpy", "soundfile", "soxr"},
     "streamer.transcriber": {"streamer.backends.base", "streamer.decoding", "models.config", "numpy"},
     "streamer.bench": {"clients", "streamer.protocols.events"},
@@ -137,7 +137,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The doors to what needs an extra or a client: opened inside the sub-command, never by `import streamer.cli`.
     "streamer.commands.serve": COMMAND
     | {"streamer.config", "streamer.errors", "streamer.logs", "streamer.server", "models.config"},
-    "streamer.commands.standard_input": COMMAND | {"streamer.audio", "streamer.codecs", "numpy"},
+    "streamer.commands.standard_input": COMMAND | {"streamer.audio", "streamer.codecs", "streamer.signals", "numpy"},
     "streamer.commands.live": COMMAND
     | {"streamer.backends.base", "streamer.protocols.events", "streamer.subtitles", "streamer.transcript"}
     | {"streamer.wording", "models.config", "numpy"},

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 OK, FAILED, USAGE = 0, 1, 2
+TERMINATED = 143  # told to end by SIGTERM
 PREFERRED_LATENCY_MS = 560  # the daemon's own preference (offer.py), so that all commands hear alike
 DEFAULT_LATENCY = f"{PREFERRED_LATENCY_MS} where the model has it, else its first"  # for help texts
 MOST_THREADS = 256  # as model.threads of the daemon
@@ -32,6 +36,23 @@ def say(text: str) -> None:
 def is_terminal() -> bool:
     """Whether someone watches stderr: decides about progress bars and text that is rewritten in place."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@contextlib.contextmanager
+def unwound_by_sigterm() -> Iterator[None]:
+    """While it lasts SIGTERM is SystemExit, so that files are closed on the way out."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():  # only there Python hears of signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def command(commands: Any, name: str, about: str, examples: str = "") -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.config import FRAME_S, HOP, SAMPLE_RATE
 from streamer.backends.base import Row, samples_needed
-from streamer.commands import FAILED, OK, TAIL_MS, USAGE, CommandError, say
+from streamer.commands import FAILED, OK, TAIL_MS, TERMINATED, USAGE, CommandError, say
 from streamer.commands.captions import Captions
 from streamer.commands.listening import OFFLINE, Chunks, Heard, open_listener
 from streamer.commands.results import Job, line
@@ -39,7 +39,7 @@ Event = Partial | Final
 
 
 def run(args: argparse.Namespace, where: Targets, style: Style) -> int:
-    """Hear until the input ends or Ctrl-C; what was heard is final then."""
+    """Hear until the input ends, Ctrl-C or SIGTERM; what was heard is final then."""
     if args.latency == OFFLINE:
         raise CommandError("-: standard input is heard as it comes, --latency offline hears whole files", USAGE)
     if sys.stdin is None or sys.stdin.isatty():
@@ -74,6 +74,8 @@ def run(args: argparse.Namespace, where: Targets, style: Style) -> int:
     error = incoming.error or (voices and voices.error)
     if error:
         say(f"streamer: {error}")
+    if incoming.terminated:
+        return TERMINATED
     return FAILED if error else OK
 
 

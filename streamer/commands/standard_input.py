@@ -1,12 +1,13 @@
 """Standard input as blocks of 16 kHz samples, as they come: bare samples, or any container that is told by its header.
 
-Ctrl-C ends it like the end of the input, so that what was heard becomes final. Knows nothing of models or words.
+Ctrl-C and SIGTERM end it as the end of the input does: what was heard becomes final. Knows nothing of models or words.
 """
 
 from __future__ import annotations
 
 import io
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from streamer.audio import BadAudio, DecodedAudio, WireAudio, bytes_to_tell, con
 from streamer.codecs import Damaged, NoCodecs, pieces
 from streamer.codecs.piece import Broken, Source
 from streamer.codecs.wav import read_header
+from streamer.commands import TERMINATED
+from streamer.signals import ECHO_S
 
 Samples = NDArray[np.float32]  # [channels that are heard, n]
 NAME = "standard input"
@@ -49,24 +52,31 @@ class Wanted:
 
 
 class Incoming:
-    """Iterate for blocks; `error` says afterwards what ended them too early. A context manager, for Ctrl-C."""
+    """Iterate for blocks; `error` says afterwards what ended them too early. A context manager, for signals."""
+
+    KINDS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self, stream: Binary, wanted: Wanted) -> None:
         self.error: str | None = None
         self._wanted = wanted
         self._bytes = _Bytes(stream)
-        self._before: Any = None
+        self._before: list[Any] = []
 
     def __enter__(self) -> Self:
         with suppress(ValueError):  # not in the main thread, which alone gets signals
-            self._before = signal.signal(signal.SIGINT, self._bytes.interrupt)
+            self._before = [signal.signal(kind, self._bytes.interrupt) for kind in self.KINDS]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in zip(self.KINDS, self._before, strict=False):
+            signal.signal(number, handler)
+
+    @property
+    def terminated(self) -> bool:
+        """SIGTERM ended it."""
+        return self._bytes.ended_by == signal.SIGTERM
 
     def __iter__(self) -> Iterator[Samples]:
         head = self._bytes.peek()
@@ -108,13 +118,16 @@ class Incoming:
 
 
 class _Bytes:
-    """The stream's bytes, its first ones once more, and Ctrl-C as their end."""
+    """The stream's bytes, its first ones once more, and a signal as their end."""
 
     def __init__(self, stream: Binary) -> None:
         self._stream = stream
         self._head = self._ahead = b""
         self._count = 0  # bytes that came
-        self._reading = self._stopped = False
+        self._reading = False
+        self.ended_by: int | None = None
+        """The signal that ended them."""
+        self._ended_at = 0.0
 
     def peek(self) -> bytes:
         """The first bytes, as many as it takes to tell a container, fewer at the end."""
@@ -134,20 +147,25 @@ class _Bytes:
             source = Source(io.BytesIO(self._head))
             form, size, _ = read_header(source)
             missing = source.at + (size or 0) - self._count
-            if form.native and missing > 0 and not self._stopped:
+            if form.native and missing > 0 and self.ended_by is None:
                 missing_s = missing / (form.width * form.channels * form.rate)
                 return f"{NAME}: ends {missing_s:.2f} s before its header says (cut off?)"
         return None
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Ctrl-C: a read ends at once, work is finished first; a second one means it."""
-        del number, frame
-        again, self._stopped = self._stopped, True
-        if again or self._reading:
+        """A read ends at once, work is finished first; a second signal means it."""
+        del frame
+        if self.ended_by is None:
+            self.ended_by, self._ended_at = number, time.monotonic()
+            if self._reading:
+                raise KeyboardInterrupt
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
+        elif time.monotonic() - self._ended_at > ECHO_S:
+            raise SystemExit(TERMINATED)
 
     def _read(self, size: int) -> bytes:
-        if self._stopped:
+        if self.ended_by is not None:
             return b""
         self._reading = True
         try:

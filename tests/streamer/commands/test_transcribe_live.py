@@ -22,7 +22,7 @@ import webvtt
 
 from streamer.backends.fake import FakeBackend, Faults, spell
 from streamer.cli import main
-from streamer.commands import live
+from streamer.commands import live, standard_input
 from streamer.commands.listening import Chunks
 from streamer.transcriber import Transcriber
 from tests.conftest import ROOT
@@ -200,6 +200,38 @@ def test_what_was_heard_before_the_model_failed_is_final(pipe: Pipe, capsys: pyt
     out, err = capsys.readouterr()
     assert out.startswith("some words")
     assert err == "streamer: standard input: broken\n"
+
+
+# How it is told to end.
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize(("kind", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
+def test_told_to_end_it_finishes_with_what_was_heard(
+    pipe: Pipe, kind: signal.Signals, expected: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = io.BytesIO(s16("good day and more")), tmp_path / "a.srt"
+
+    def read1(size: int) -> bytes:
+        if not (data := source.read(min(size, 999))):
+            os.kill(os.getpid(), kind)
+            os.kill(os.getpid(), signal.SIGTERM)  # as process managers do: to the process, then to its group
+            raise AssertionError("the signal ends the read")
+        return data
+
+    assert pipe.feed(read1, "--out", str(out)) == expected
+    assert "good day and more" in out.read_text("utf-8")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_told_twice_it_leaves_at_once(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard_input, "ECHO_S", -1.0)
+    before = signal.getsignal(signal.SIGTERM)
+    pipe.faults = Faults(on_row=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as left:
+        pipe(s16())
+    assert left.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # As a process among others.
