@@ -18,6 +18,7 @@ from streamer.commands import (
     OK,
     USAGE,
     CommandError,
+    Parser,
     bench,
     demo,
     evaluate,
@@ -30,6 +31,7 @@ from streamer.commands import (
     train,
     transcribe,
 )
+from streamer.errors import printable
 
 COMMANDS = (serve, transcribe, stream, mic, evaluate, models, export, train, bench, demo)
 INTERRUPTED = 130
@@ -67,7 +69,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="streamer",
         description="Streaming speech recognition: a daemon, its clients and its tools.",
         epilog=EXAMPLES,
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = _sentence(error)
         if os.environ.get("STREAMER_DEBUG") or sentence is None:
             raise
-        say(f"streamer: {sentence}")
+        say(f"streamer: {printable(sentence)}")
         return error.code if isinstance(error, CommandError) else FAILED
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
+import unicodedata
 from collections.abc import Iterable
 
 CODES: dict[str, str] = {  # the code on the wire -> what it means (docs/protocol.md repeats this table)
@@ -23,6 +24,7 @@ CODES: dict[str, str] = {  # the code on the wire -> what it means (docs/protoco
 
 _PLAIN = re.compile(r"[\w.,+:/%-]{1,60}\Z", re.ASCII)
 _SHOWN = 60  # characters of a wrong value that an error repeats: enough to recognise it, too few to flood a log
+_TURNS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _SHORT = reprlib.Repr()  # JSON may be nested deeper than repr() can go
 _SHORT.maxlevel, _SHORT.maxother, _SHORT.maxstring = 3, _SHOWN + 1, _SHOWN + 1
 
@@ -44,6 +46,20 @@ def shown(value: object) -> str:
         return {True: "true", False: "false", None: "null"}[value]
     text = repr(value[: _SHOWN + 1]) if isinstance(value, (str, bytes)) else _SHORT.repr(value)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def printable(text: str) -> str:
+    """A text for one line of a terminal: control characters, ends of lines, marks that turn the direction of writing
+    and bytes that are no UTF-8 (from names of files) are written as `\\x1b`."""
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode's way to carry a byte
+        return f"\\x{code - 0xDC00:02x}"
+    unseen = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _TURNS
+    return character.encode("unicode_escape").decode("ascii") if unseen else character
 
 
 def one_of(names: Iterable[str], got: str) -> str:

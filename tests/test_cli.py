@@ -51,11 +51,15 @@ def test_no_command_shows_the_help_and_is_wrong_usage(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     "argv", [["listen"], ["transcribe"], ["serve", "--prot", "1"], ["transcribe", "--tail-ms", "-1", "a"]]
 )
-def test_wrong_usage_is_exit_code_two(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_one_sentence_and_exit_code_two(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         main(argv)
     assert done.value.code == 2
-    assert "error:" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("streamer: ")
+    command = "streamer" if argv == ["listen"] or "--prot" in argv else "streamer transcribe"
+    assert err.endswith(f"; see {command} --help\n")
+    assert len(err.splitlines()) == 1
 
 
 # Transcribe.

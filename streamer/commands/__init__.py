@@ -10,7 +10,9 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
+
+from streamer.errors import printable
 
 OK, FAILED, USAGE = 0, 1, 2
 TERMINATED = 143  # told to end by SIGTERM
@@ -36,6 +38,14 @@ def say(text: str) -> None:
 def is_terminal() -> bool:
     """Whether someone watches stderr: decides about progress bars and text that is rewritten in place."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as everything else here does; its usage would be longer than the flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit code 2."""
+        self.exit(USAGE, f"streamer: {printable(message)}; see {self.prog} --help\n")
 
 
 @contextlib.contextmanager
