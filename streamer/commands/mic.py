@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from streamer.commands.meter import Meter
     from streamer.commands.saving import Saves
 
+DEFAULT_URL = "ws://127.0.0.1:9000"
 FINAL_S = 30.0  # after the end of the capture: the daemon's time to say the rest
 REDRAW_S = 0.08  # of audio, between two looks of the level
 SILENCE_SAMPLES = 16_000
@@ -48,7 +49,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--list", action="store_true", help="the microphones there are, then stop")
     parser.add_argument("--device", metavar="D", help="index or part of the name (default: the system's)")
-    parser.add_argument("--url", default="ws://127.0.0.1:9000", help="the daemon (default: %(default)s)")
+    parser.add_argument("--url", help=f"the daemon (default: {DEFAULT_URL})")
     parser.add_argument("--key", default=os.environ.get("STREAMER_KEY"), help="API key (default: $STREAMER_KEY)")
     parser.add_argument("--room", metavar="NAME", help="what is said goes to this room's viewers too: /watch/NAME")
     parser.add_argument("--local", action="store_true", help="no daemon: the model runs in this process")
@@ -101,6 +102,8 @@ def _list() -> int:
 def _check(args: argparse.Namespace) -> None:
     if args.latency is not None and not (args.latency.isascii() and args.latency.isdigit() and int(args.latency)):
         raise CommandError(f"--latency {args.latency}: expected one of the model's, in milliseconds", USAGE)
+    if args.local and args.url is not None:
+        raise CommandError("--url: the model runs in this process; expected without --local", USAGE)
     if args.local and args.room is not None:
         raise CommandError("--room: viewers come to a daemon; expected without --local", USAGE)
     if not args.local:
@@ -113,7 +116,7 @@ def _check(args: argparse.Namespace) -> None:
 def _server(args: argparse.Namespace) -> Iterator[tuple[str, str | None, Callable[[], None]]]:
     """Whom to talk to, the key, and what raises if it cannot come back: the daemon, or our own while this lasts."""
     if not args.local:
-        yield args.url, args.key, lambda: None
+        yield args.url or DEFAULT_URL, args.key, lambda: None
         return
     from streamer import artefacts
     from streamer.commands.local import LocalDaemon

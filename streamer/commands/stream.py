@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from streamer.commands import DEFAULT_LATENCY, FAILED, OK, USAGE, CommandError, command, say, whole
 
@@ -127,7 +128,16 @@ def reaching(url: str) -> Iterator[None]:
         raise CommandError(f"TLS to {url} failed: {reason}") from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise CommandError(f"no daemon at {url} ({reason}); start one: streamer serve") from None
+        advice = "start one: streamer serve" if "://" in url else "expected ws://HOST:PORT"
+        raise CommandError(f"no daemon at {_tried(url)} ({reason}); {advice}") from None
+
+
+def _tried(url: str) -> str:
+    """The address that was tried for this one, its path and what is asked for left out."""
+    from clients.client import Options, stream_url
+
+    parts = urlsplit(stream_url(url, Options()))
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _options(args: argparse.Namespace, recording: Recording | Encoded) -> Options:

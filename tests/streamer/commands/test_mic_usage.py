@@ -65,6 +65,7 @@ def test_without_the_package_the_extra_is_asked_for(
         (["--latency", "0"], "--latency 0: expected one of the model's"),
         (["--model", "x.nemo", "--threads", "2"], "--model, --threads: the daemon has its model"),
         (["--local", "--room", "a"], "--room: viewers come to a daemon; expected without --local"),
+        (["--local", "--url", "ws://h:1"], "--url: the model runs in this process; expected without --local"),
         (["--save", "talk.mp3"], "--save talk.mp3: expected a name that ends in one of"),
         (["--url", "ftp://h"], "url: got 'ftp://h'"),
     ],
@@ -84,6 +85,18 @@ def test_no_daemon_is_one_sentence_and_leaves_no_files(tmp_path: Path, capsys: p
     assert code == 1
     assert not list(tmp_path.iterdir())
     assert err == "streamer: no daemon at ws://127.0.0.1:1 (Connection refused); start one: streamer serve"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("127.0.0.1:1", "no daemon at ws://127.0.0.1:1 (Connection refused); expected ws://HOST:PORT"),
+        ("http://127.0.0.1:1/", "no daemon at ws://127.0.0.1:1 (Connection refused); start one: streamer serve"),
+    ],
+)
+@pytest.mark.usefixtures("sd")
+def test_the_address_that_was_tried_is_said(url: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failing(capsys, "mic", "--url", url) == (1, f"streamer: {said}")
 
 
 async def test_a_latency_that_the_model_lacks_is_wrong_usage(sd: Sound, capsys: pytest.CaptureFixture[str]) -> None:
