@@ -255,6 +255,8 @@ class Connection:
         for action in actions:
             match action:
                 case Feed(channel=channel, pcm=pcm):
+                    if self.speech is not None:
+                        self.speech.heard(self._house.clock())
                     self._house.metrics.audio.inc(len(pcm) / SAMPLE_RATE)
                     engine.feed(self._streams[channel], pcm)
                 case Fork(channel=channel, mark=mark, pcm=pcm):

@@ -50,6 +50,8 @@ class Room:
         self.viewers: set[Viewer] = set()
         self.speech: Speech | None = None
         self.away_since: float | None = None
+        self._silent_since: float | None = None  # the last audio came then
+        self._clock_s = 0.0  # where the next stream begins on the room's clock, if it came at once
         self.heard_s = 0.0  # audio of the streams that have ended
         self._stretches: deque[_Stretch] = deque()
         self._drafts: dict[int, Partial] = {}  # what the open segment of each channel says
@@ -76,10 +78,17 @@ class Room:
     # What the speaker's stream does, in its order.
 
     def begin(self, ready: Ready, now: float) -> None:
-        """A stream is ready; those in which nothing was said are forgotten."""
+        """A stream is ready; those before in which nothing was said are forgotten."""
         self._stretches = deque(stretch for stretch in self._stretches if stretch.finals)
-        away_s = None if self.away_since is None else now - self.away_since
-        live = Live(session_id=ready.session_id, model=ready.model, latency_ms=ready.latency_ms, away_seconds=away_s)
+        away_s = None if self._silent_since is None else max(0.0, now - self._silent_since)
+        self._clock_s += away_s or 0.0
+        live = Live(
+            session_id=ready.session_id,
+            model=ready.model,
+            latency_ms=ready.latency_ms,
+            away_seconds=away_s,
+            at_seconds=self._clock_s,
+        )
         self._native = Native()
         self._native.send(ready)
         self._stretches.append(_Stretch(write(live)))
@@ -101,12 +110,13 @@ class Room:
         if final.words or drafted:
             self._tell(final, message)
 
-    def end(self, session_id: str, audio_seconds: float, now: float) -> None:
+    def end(self, session_id: str, audio_seconds: float, silent_since: float, now: float) -> None:
         """The stream is over, however it ended; words that were no final are none any more."""
-        self.away_since = now
+        self.away_since, self._silent_since = now, silent_since
         self.heard_s += audio_seconds
+        self._clock_s += audio_seconds
         self._drafts.clear()
-        away = Away(session_id=session_id)
+        away = Away(session_id=session_id, audio_seconds=audio_seconds)
         self._stretches[-1].away = write(away)
         self._tell(away, write(away))
 
@@ -141,6 +151,11 @@ class Speech:
         self.session_id = session_id
         self._room: Room | None = room
         self._begun = False
+        self._heard: float | None = None  # when audio came last
+
+    def heard(self, now: float) -> None:
+        """Audio came."""
+        self._heard = now
 
     def say(self, event: ServerEvent, now: float) -> None:
         """What the speaker is told its viewers are told, but for errors, which are the speaker's own."""
@@ -148,7 +163,7 @@ class Speech:
             return
         match event:
             case Ready():
-                self._begun = True
+                self._begun, self._heard = True, now
                 self._room.begin(event, now)
             case Partial():
                 self._room.draft(event)
@@ -164,7 +179,7 @@ class Speech:
         room, self._room = self._room, None
         room.speech = None
         if self._begun:
-            room.end(self.session_id, audio_seconds, now)
+            room.end(self.session_id, audio_seconds, now if self._heard is None else self._heard, now)
 
 
 class Rooms:

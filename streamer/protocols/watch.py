@@ -24,13 +24,15 @@ class Entered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """A speaker's stream begins: the times that follow are on its audio clock."""
+    """A speaker's stream begins: the times that follow are on its audio clock, which begins at `at_seconds` of the
+    room's: all that was heard before, and the time between."""
 
     session_id: str
     model: str
     latency_ms: int
     away_seconds: float | None
-    """Wall-clock seconds since the last stream in this room ended; None for the first."""
+    """Wall-clock seconds since the last audio of the stream before came; None for the first."""
+    at_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class Away:
     """The speaker's stream has ended; another may follow."""
 
     session_id: str
+    audio_seconds: float
+    """Of that stream."""
 
 
 WatchEvent = Entered | Live | Partial | Final | Away | Closed | Error
@@ -56,7 +60,8 @@ def write(event: Entered | Live | Away) -> str:
                 "model": event.model,
                 "latency_ms": event.latency_ms,
                 "away_seconds": away_seconds,
+                "at_seconds": round(event.at_seconds, 3),
             }
-        case Away(session_id=session_id):
-            message = {"type": "away", "session_id": session_id}
+        case Away(session_id=session_id, audio_seconds=audio_seconds):
+            message = {"type": "away", "session_id": session_id, "audio_seconds": round(audio_seconds, 3)}
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"))

@@ -77,6 +77,7 @@ async def test_a_viewer_who_was_there_first_is_told_everything_in_order() -> Non
         "model": "m",
         "latency_ms": LATENCY_MS,
         "away_seconds": None,
+        "at_seconds": 0.0,
     }
     speech.say(partial("one"), 1.0)
     assert brief(await told(viewer)) == ["partial one"]
@@ -150,16 +151,34 @@ async def test_the_next_stream_tells_how_long_the_speaker_was_away() -> None:
     own = house()
     viewer = own.watch("demo")
     first = speaking(own, now=10.0)
+    first.heard(10.5)
     first.say(final("before"), 11.0)
+    first.heard(11.5)
     first.say(partial("cut", 1), 12.0)
     first.end(1.5, 12.5)
     second = speaking(own, session_id="s2", now=16.75)
     second.say(final("after"), 17.0)
     said = await told(viewer)
     assert brief(said) == ["room", "live", "final before", "partial cut", "away", "live", "final after"]
-    assert said[-3] == {"type": "away", "session_id": "s1"}
-    assert (said[-2]["session_id"], said[-2]["away_seconds"]) == ("s2", 4.25)
+    assert said[-3] == {"type": "away", "session_id": "s1", "audio_seconds": 1.5}
+    assert (said[-2]["session_id"], said[-2]["away_seconds"], said[-2]["at_seconds"]) == ("s2", 5.25, 6.75)
     assert brief(await told(own.watch("demo"))) == ["room", "live", "final before", "away", "live", "final after"]
+
+
+async def test_the_rooms_clock_is_the_same_for_who_came_late_whatever_is_forgotten() -> None:
+    own = house()
+    early = own.watch("demo")
+    for session_id, began, word in (("s1", 0.0, "one"), ("s2", 3.0, None), ("s3", 6.0, "three")):
+        speech = speaking(own, session_id=session_id, now=began)
+        speech.heard(began + 1.0)
+        if word:
+            speech.say(final(word), began + 1.5)
+        speech.end(1.0, began + 2.0)
+    speaking(own, session_id="s4", now=10.0)
+    begun = [message for message in await told(early) if message["type"] == "live"]
+    assert [(live["away_seconds"], live["at_seconds"]) for live in begun] == [(None, 0), (2, 3), (2, 6), (3, 10)]
+    late = [message["at_seconds"] for message in await told(own.watch("demo")) if message["type"] == "live"]
+    assert late == [0, 6, 10]
 
 
 async def test_a_stream_in_which_nothing_was_said_is_no_history_of_the_next() -> None:
@@ -170,7 +189,7 @@ async def test_a_stream_in_which_nothing_was_said_is_no_history_of_the_next() ->
     speaking(own, session_id="last", now=1000.0)
     said = await told(own.watch("demo"))
     assert brief(said) == ["room", "live"]
-    assert (said[1]["session_id"], said[1]["away_seconds"]) == ("last", 0.5)
+    assert (said[1]["session_id"], said[1]["away_seconds"]) == ("last", 1.0)
 
 
 # Who speaks.
@@ -222,7 +241,7 @@ async def test_a_stream_that_never_was_ready_leaves_no_trace() -> None:
     assert await told(viewer) == []
     speaking(own, session_id="s4", now=5.0)
     (live,) = await told(viewer)
-    assert live["away_seconds"] == 3.0
+    assert live["away_seconds"] == 4.0, "since it began: no audio came"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "café", "a" * 65, "a\n", "..", "\u017f"])
