@@ -29,6 +29,7 @@ from streamer.codecs import Damaged, NoCodecs, container_of, pieces
 from streamer.codecs.piece import Broken, Piece, Source
 from streamer.codecs.promised import missing
 from streamer.codecs.wav import read_header
+from streamer.errors import printable
 
 Samples = NDArray[np.float32]
 
@@ -41,6 +42,9 @@ HEAD_BYTES = 12  # that tell a container
 
 class Unreadable(Exception):
     """A file cannot be used, or not from here on; the text is one sentence that says which and why."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
 
 
 class CutOff(Unreadable):

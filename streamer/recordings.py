@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import stat
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -64,8 +65,8 @@ class Recordings:
         path = self.root / name
         if mark and not os.path.exists(path):
             return io.BytesIO(self._member(self.root / tar, member))
-        if not os.path.isfile(path):  # unlike Path's, these take any name for an answer
-            raise Unreadable(f"{path}: {_what_it_is(path)}")
+        if not name or not os.path.isfile(path):  # unlike Path's, these take any name for an answer
+            raise Unreadable(f"{path}: {_what_it_is(path)}" if name else "'': no name of a file")
         return path
 
     def _member(self, tar: Path, member: str) -> bytes:
@@ -128,4 +129,6 @@ def _what_it_is(path: Path) -> str:
     """Why a path that is no file cannot be heard."""
     if os.path.isdir(path):
         return "a folder, not a recording"
+    if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+        return "a pipe, expected a file, or - for standard input: ffmpeg ... | streamer transcribe -"
     return "not a regular file" if os.path.exists(path) else "no such file"

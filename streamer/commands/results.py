@@ -5,14 +5,17 @@ Knows nothing of how they are heard.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from streamer.commands import say
 from streamer.commands.listening import Heard
+from streamer.errors import printable
 from streamer.protocols.events import Word
 from streamer.subtitles.utterances import Utterances
+from streamer.subtitles.writers import json_line
 
 if TYPE_CHECKING:
     from streamer.commands.listening import Said
@@ -34,11 +37,17 @@ class Job:
 
     @property
     def title(self) -> str:
-        return self.name if self.channel is None else f"{self.name} channel {self.channel + 1}"
+        """For one line of a terminal."""
+        name = printable(self.name)
+        return name if self.channel is None else f"{name} channel {self.channel + 1}"
 
 
 class Results(Protocol):
     """Takes what recordings say, as they say it."""
+
+    @property
+    def given_up(self) -> int:
+        """Outputs that could not be written."""
 
     def add(self, job: Job, said: Said) -> None:
         """One recording said more."""
@@ -55,6 +64,7 @@ class InTurn:
 
     def __init__(self, results: Results, *, together: bool = False) -> None:
         self._results, self._together = results, together
+        self.given_up = 0  # who writes to stdout has nothing left to write to
         self._turn = 0  # the recording's index; a file's channels have neighbouring ones
         self._ended = 0  # of the recordings whose turn it is
         self._waiting: dict[int, list[tuple[Job, Said]]] = {}
@@ -78,6 +88,8 @@ class InTurn:
 
 class Lines:
     """A line of text for each recording, written as it is heard, or when it ends if lines must stay whole."""
+
+    given_up = 0
 
     def __init__(self, *, titled: bool, whole: bool) -> None:
         self._titled, self._whole = titled, whole
@@ -105,6 +117,8 @@ class Lines:
 class Objects:
     """A JSON object for each recording when it ends; its words and tokens are kept until then."""
 
+    given_up = 0
+
     def __init__(self) -> None:
         self._heard: dict[int, Heard] = {}
 
@@ -112,7 +126,7 @@ class Objects:
         heard = self._heard.setdefault(said.index, Heard())
         heard.add(said)
         if said.last and said.error is None:
-            print(json.dumps(line(job, heard, said.duration_s), ensure_ascii=False), flush=True)
+            print(json_line(line(job, heard, said.duration_s)), flush=True)
         if said.last:
             del self._heard[said.index]
 
@@ -138,25 +152,50 @@ def line(job: Job, heard: Heard, duration_s: float) -> dict[str, Any]:
 
 
 class Files:
-    """A writer for each file that is heard, opened with its first words and closed when all its channels have ended."""
+    """A writer for each file that is heard, opened with its first words and closed when all its channels have ended.
+
+    An output that cannot be written (the disk is full) is said and given up; the others go on. What is no file of its
+    own, stdout, raises.
+    """
 
     def __init__(self, open_for: Callable[[Job], Writer]) -> None:
         self._open_for = open_for
         self._open: dict[int, _File] = {}
+        self._lost: set[int] = set()  # positions
+
+    @property
+    def given_up(self) -> int:
+        return len(self._lost)
 
     def add(self, job: Job, said: Said) -> None:
-        file = self._open.get(job.position)
-        if file is None:
-            file = self._open[job.position] = _File(self._open_for(job), job.channels)
-        file.add(job.channel or 0, said)
-        if not file.channels_left:
-            self._open.pop(job.position).writer.close()
+        if job.position in self._lost:
+            return
+        with self._guarded(job.position):
+            file = self._open.get(job.position)
+            if file is None:
+                file = self._open[job.position] = _File(self._open_for(job), job.channels)
+            file.add(job.channel or 0, said)
+            if not file.channels_left:
+                self._open.pop(job.position).writer.close()
 
     def close(self) -> None:
         """What was heard until an interruption is in the files."""
-        for file in self._open.values():
-            file.close()
-        self._open.clear()
+        for position in list(self._open):
+            with self._guarded(position):
+                self._open.pop(position).close()
+
+    @contextmanager
+    def _guarded(self, position: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not error.filename:
+                raise
+            self._lost.add(position)
+            if (file := self._open.pop(position, None)) is not None:
+                with suppress(OSError):  # what it could not write it tries once more
+                    file.writer.close()
+            say(f"streamer: {printable(str(error.filename))}: {error.strerror or error}")
 
 
 class _File:

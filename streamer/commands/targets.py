@@ -41,7 +41,10 @@ def targets(args: argparse.Namespace) -> Targets:
             raise CommandError(f"--out {out}: one file for {len(args.files)} inputs, expected a folder", USAGE)
         paths: list[Path] = [out / name for name in names(args.files, kind)]
     else:
-        kind = args.format or kind_of(out)
+        named = kind_of(out)
+        kind = args.format or named
+        if named not in (None, kind):
+            raise CommandError(f"--out {out}: the name says {named}, --format says {kind}, expected the same", USAGE)
         if kind is None:
             raise CommandError(f"--out {out}: expected a name that ends in .{', .'.join(KINDS)}, or --format", USAGE)
         paths = [out]
@@ -75,7 +78,7 @@ def _check(paths: Sequence[Path], files: Sequence[str], overwrite: bool) -> None
             raise CommandError(f"{path}: is a recording to be heard, expected another name for --out", USAGE)
         if path.is_dir():
             raise CommandError(f"{path}: a folder, expected a file", USAGE)
-        if not overwrite:
+        if not overwrite and path.is_file():  # /dev/null and pipes lose nothing
             raise CommandError(f"{path}: is there already; --force overwrites it")
 
 

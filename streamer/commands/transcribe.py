@@ -9,7 +9,18 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands import FAILED, OK, TAIL_MS, USAGE, CommandError, add_model_flags, command, say, whole
+from streamer.commands import (
+    FAILED,
+    OK,
+    TAIL_MS,
+    USAGE,
+    CommandError,
+    add_model_flags,
+    command,
+    say,
+    unwound_by_sigterm,
+    whole,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +33,7 @@ if TYPE_CHECKING:
     from streamer.subtitles.writers import Writer
 
 MOST_SLOTS = 16  # recordings heard together
+MOST_TAIL_MS = 60_000  # far more than any model looks ahead
 
 
 def add(commands: Any) -> None:
@@ -50,7 +62,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--tail-ms",
-        type=whole(0),
+        type=whole(0, MOST_TAIL_MS),
         metavar="N",
         help="silence heard after each file in ms; 0 gives exactly "
         f"the tokens of the audio (default: {TAIL_MS}, with --json 0)",
@@ -86,13 +98,17 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_input_flags(parser: argparse.ArgumentParser) -> None:
+    from streamer.protocols.events import SAMPLE_RATES
+
     group = parser.add_argument_group("standard input")
     group.add_argument(
         "--encoding",
         choices=("auto", "pcm_s16le", "pcm_f32le", "mulaw", "alaw"),
         help="auto takes what begins with no file's header for pcm_s16le (default: auto)",
     )
-    group.add_argument("--sample-rate", type=whole(8000, 48000), metavar="HZ", help="of bare samples (default: 16000)")
+    group.add_argument(
+        "--sample-rate", type=whole(*SAMPLE_RATES), metavar="HZ", help="of bare samples (default: 16000)"
+    )
     group.add_argument("--channels", type=whole(1, 8), metavar="N", help="of bare samples (default: 1)")
 
 
@@ -131,6 +147,7 @@ def _run_files(args: argparse.Namespace, where: Targets) -> int:
     jobs: list[Job] = []
     readings: list[Reading] = []
     with ExitStack() as stack:
+        stack.enter_context(unwound_by_sigterm())
         listener = open_listener(args, tail_ms, slots=min(MOST_SLOTS, apart * len(args.files)))
         stack.callback(listener.close)
         recordings = Recordings()
@@ -151,7 +168,7 @@ def _run_files(args: argparse.Namespace, where: Targets) -> int:
             if error is not None:
                 failed += 1
                 say(f"streamer: {error}")
-    return FAILED if failed or opened.failed else OK
+    return FAILED if failed or opened.failed or results.given_up else OK
 
 
 class Reading:

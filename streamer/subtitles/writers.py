@@ -8,11 +8,13 @@ JSON lines have a line for each `add`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from streamer.protocols.events import Word
 from streamer.subtitles import KINDS
@@ -22,6 +24,7 @@ __all__ = ["KINDS", "Writer", "kind_of", "open_writer"]
 
 # SRT has no escapes: what players take for tags or for the arrow of times is written with letters that look alike.
 _LOOKALIKES = str.maketrans("<>{}", "\u2039\u203a()")
+_LONE = re.compile("[\ud800-\udfff]")
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
@@ -53,8 +56,14 @@ class Writer:
         pass
 
     def _write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
+        """Raises OSError with the file's name, if it is ours: a full disk does not say which."""
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except OSError as error:
+            if self._owned:
+                error.filename = self._out.name
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +93,7 @@ class JsonLines(Writer):
     def add(self, words: Sequence[Word], channel: int = 0) -> None:
         if not words:
             return
-        line = {"audio_filepath": self._name} if self._name else {}
+        line: dict[str, Any] = {"audio_filepath": self._name} if self._name else {}
         line |= {
             "channel": channel,
             "start": words[0].start,
@@ -92,14 +101,15 @@ class JsonLines(Writer):
             "text": " ".join(word.word for word in words),
             "words": [{"word": w.word, "start": w.start, "end": w.end, "confidence": w.confidence} for w in words],
         }
-        self._write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._write(json_line(line) + "\n")
 
 
 class TimeMarks(Writer):
     """NIST's CTM: a line for each word with recording, channel (from 1), start, duration and confidence."""
 
     def add(self, words: Sequence[Word], channel: int = 0) -> None:
-        recording = "_".join(Path(self._name).stem.split()) or "-"
+        seen = "".join(character if character.isprintable() else " " for character in Path(self._name).stem)
+        recording = "_".join(seen.split()) or "-"
         self._write(
             "".join(
                 f"{recording} {channel + 1} {word.start:.3f} {word.end - word.start:.3f} "
@@ -153,10 +163,15 @@ class Subtitles(Writer):
 
 
 class SubRip(Subtitles):
-    """SRT."""
+    """SRT; with several channels each cue begins with its own, from 1: `[2] `."""
+
+    def __init__(self, out: TextIO, name: str, style: Style, channels: int, *, owned: bool) -> None:
+        room = len(f"[{channels}] ") if channels > 1 else 0
+        super().__init__(out, name, replace(style, line_length=style.line_length - room), channels, owned=owned)
 
     def _cue(self, cue: Cue) -> str:
-        lines = "\n".join(cue.lines).translate(_LOOKALIKES)
+        who = f"[{cue.channel + 1}] " if self._channels > 1 else ""
+        lines = who + "\n".join(cue.lines).translate(_LOOKALIKES)
         return f"{self._number}\n{_clock(cue.start_ms, ',')} --> {_clock(cue.end_ms, ',')}\n{lines}\n\n"
 
 
@@ -188,14 +203,14 @@ def open_writer(
 ) -> Writer:
     """A writer of one of KINDS into a new file, or into a stream of text that is open.
 
-    `name` is the recording's, for CTM and JSON lines (default: the target's; "": there is none). Raises FileExistsError where the file
-    is there and shall not be overwritten, and OSError where it cannot be made.
+    `name` is the recording's, for CTM and JSON lines (default: the target's; "": there is none). Raises
+    FileExistsError where the file is there and shall not be overwritten, and OSError where it cannot be made.
     """
     assert kind in KINDS, f"kind: got {kind!r}, expected one of {', '.join(KINDS)}"
     owned = isinstance(target, Path)
     if name is None:
         name = str(target) if isinstance(target, Path) else "audio"
-    out = target.open("w" if overwrite else "x", encoding="utf-8", newline="\n") if isinstance(target, Path) else target
+    out = _opened(target, overwrite) if isinstance(target, Path) else target
     try:
         if kind in _CUES:
             return _CUES[kind](out, name, style or Style(), channels, owned=owned)
@@ -205,6 +220,16 @@ def open_writer(
             with suppress(OSError):
                 out.close()
         raise
+
+
+def _opened(path: Path, overwrite: bool) -> TextIO:
+    kept = not overwrite and (path.is_file() or not path.exists())  # /dev/null and pipes lose nothing
+    return path.open("x" if kept else "w", encoding="utf-8", newline="\n")
+
+
+def json_line(fields: dict[str, Any]) -> str:
+    """As JSON, in UTF-8's letters; bytes of a file's name that are no UTF-8 as the escapes that Python reads back."""
+    return _LONE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(fields, ensure_ascii=False))
 
 
 def kind_of(path: Path) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
+import signal
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -248,8 +250,27 @@ def test_each_channel_is_heard_by_itself(run: Run, capsys: pytest.CaptureFixture
         ("Channel 2", "how are you"),
         ("Channel 1", "fine"),
     ]
+    assert run("--multichannel", "--format", "srt", file) == 0
+    read = pysubs2.SSAFile.from_string(capsys.readouterr().out, "srt")
+    assert [event.plaintext for event in read] == ["[1] hello", "[2] how are you", "[1] fine"]
     assert run("--multichannel", "--out", "calls", "--format", "ctm", file, record("b.wav", "one", "two")) == 0
     assert {path.name: len(path.read_text().splitlines()) for path in Path("calls").iterdir()} == {
         "call.ctm": 5,
         "b.ctm": 2,
     }
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_told_to_end_it_closes_what_it_has_written(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def heed(launch: int, _: object) -> None:
+        if launch == 200:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    hearing = Chunks(Transcriber(backend=FakeBackend(1, Faults(on_launch=heed)), chunk=2, tail_ms=0), 160)
+    monkeypatch.setattr(listening, "open_listener", lambda *_, **__: hearing)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        run("--out", "a.srt", record("a.wav", "good day and so on " * 60))
+    assert left.value.code == 143
+    assert "good day and so on" in (tmp_path / "a.srt").read_text("utf-8").replace("\n", " ")
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -47,6 +47,15 @@ def test_webvtt_escapes_what_it_would_take_for_tags() -> None:
     )
 
 
+def test_srt_of_several_channels_says_whose_words_they_are_within_the_line() -> None:
+    out = io.StringIO()
+    with open_writer(out, "srt", style=Style(line_length=14), channels=2) as writer:
+        writer.add(said("one two three four five six", start=1.0), 1)
+    cues = pysubs2.SSAFile.from_string(out.getvalue(), "srt")
+    assert all(cue.plaintext.startswith("[2] ") for cue in cues)
+    assert max(len(line) for cue in cues for line in cue.plaintext.splitlines()) <= 14
+
+
 def test_ctm_has_a_line_for_each_word_and_a_name_without_blanks() -> None:
     assert written("ctm", FIRST, name="a/my talk.wav").splitlines() == [
         "my_talk 1 1.000 0.300 Tom 0.9000",
@@ -164,12 +173,12 @@ def test_channels_keep_their_cues_however_they_come_in_turn(
     turns = [0] * len(left) + [1] * len(right)
     random.shuffle(turns)  # type: ignore[attr-defined]
     out, words = io.StringIO(), (iter(left), iter(right))
-    with open_writer(out, "srt", channels=2) as writer:
+    with open_writer(out, "vtt", channels=2) as writer:
         for channel in turns:
             writer.add([next(words[channel])], channel)
-    read = pysubs2.SSAFile.from_string(out.getvalue(), "srt")
+    read = pysubs2.SSAFile.from_string(out.getvalue(), "vtt")
     starts = [event.start for event in read]
-    assert len(starts) == written("srt", left).count(" --> ") + written("srt", right).count(" --> ")
+    assert len(starts) == written("vtt", left).count(" --> ") + written("vtt", right).count(" --> ")
     held = [(word.start, word.word) for word in (*left, *right)]
     assert sum(len(event.plaintext.split()) for event in read) == len(held)
     assert starts == sorted(starts)
