@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import soxr
@@ -27,7 +27,8 @@ CHANGES = 8  # of a decoded stream's rate or channels, and one more for each sec
 RATES = (8000, 192_000)  # hertz, of what a decoder gives
 WIDTHS = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}  # bytes a sample
 LOUDEST = 16.0  # floats beyond it are not audio in -1..1 but, say, 16-bit numbers sent as floats
-MAGIC = {  # container -> (offset, bytes) that begin it, never a stream of samples
+Marks = dict[str, tuple[tuple[int, bytes], ...]]  # name -> (offset, bytes) that begin it
+MAGIC: Marks = {  # containers; never a stream of samples
     "wav": ((0, b"RIFF"), (8, b"WAVE")),
     "webm": ((0, b"\x1a\x45\xdf\xa3"),),
     "flac": ((0, b"fLaC"),),
@@ -42,6 +43,13 @@ HEADERS = {
     "ogg": "an Ogg header",
     "mp4": "an MP4 header",
     "mp3": "an MP3 file",
+}
+FOREIGN: Marks = {  # files that nobody here decodes
+    "an AIFF header": ((0, b"FORM"), (8, b"AIFF")),
+    "an AIFF-C header": ((0, b"FORM"), (8, b"AIFC")),
+    "an AU header": ((0, b".snd\x00\x00"),),
+    "a CAF header": ((0, b"caff\x00\x01"),),
+    "an ASF header (WMA)": ((0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),),
 }
 MAGIC_BYTES = 12
 
@@ -136,12 +144,17 @@ class WireAudio:
         return self._heard.preview_tail(row)
 
     def _tell(self, head: bytes) -> None:
-        found = container(head)
+        found, other = container(head), foreign(head)
         self._told = True
+        expected = f"bare {self._encoding} samples without a file header"
         if found is not None:
-            self._held = b""
-            expected = f"bare {self._encoding} samples without a file header, or encoding=auto"
-            raise BadAudio(HEADERS[found], expected, self._resampled(np.zeros(0, np.float32)))
+            self._refuse(HEADERS[found], f"{expected}, or encoding=auto")
+        elif other is not None:
+            self._refuse(other, f"{expected}, or {', '.join(MAGIC)}")
+
+    def _refuse(self, header: str, expected: str) -> NoReturn:
+        self._held = b""
+        raise BadAudio(header, expected, self._resampled(np.zeros(0, np.float32)))
 
 
 class DecodedAudio:
@@ -206,20 +219,34 @@ def first_wrong(samples: Samples) -> int | None:
 
 def bytes_to_tell(head: bytes) -> int:
     """How many first bytes it takes to tell samples from a file's header."""
-    frame = mp3_frame_bytes(head)
-    return MAGIC_BYTES if frame is None else frame + 4
+    frame = mp3_frame_bytes(head) or adts_frame_bytes(head)
+    return MAGIC_BYTES if frame is None else max(MAGIC_BYTES, frame + 4)
 
 
 def container(head: bytes) -> str | None:
-    """The container that begins with these bytes, None if they may be samples."""
-    for name, marks in MAGIC.items():
-        if all(head[at : at + len(mark)] == mark for at, mark in marks):
-            return name
+    """The container that begins with these bytes and can be decoded, None if they may be samples."""
+    if (name := _marked(head, MAGIC)) is not None:
+        return name
     if head[:4] == b"RF64" and head[8:12] == b"WAVE":  # a WAV of more than 4 GiB
         return "wav"
     frame = mp3_frame_bytes(head)
     if frame is not None and mp3_frame_bytes(head[frame : frame + 4]) is not None:
         return "mp3"
+    return None
+
+
+def foreign(head: bytes) -> str | None:
+    """The file that begins with these bytes and is none of the containers, in words; None if they may be samples."""
+    frame = adts_frame_bytes(head)
+    if frame and adts_frame_bytes(head[frame : frame + 4]) is not None:
+        return "an AAC file (ADTS)"
+    return _marked(head, FOREIGN)
+
+
+def _marked(head: bytes, magic: Marks) -> str | None:
+    for name, marks in magic.items():
+        if all(head[at : at + len(mark)] == mark for at, mark in marks):
+            return name
     return None
 
 
@@ -240,6 +267,16 @@ def mp3_frame_bytes(head: bytes) -> int | None:
         return None
     factor, table = (144, _KBITS[3]) if version == 3 else (72, _KBITS[2])
     return factor * 1000 * table[kbits] // _HERTZ[version][hertz] + padding
+
+
+def adts_frame_bytes(head: bytes) -> int | None:
+    """The length of the AAC frame in ADTS (ISO 13818-7 6.2) that begins here, 0 where too few bytes say it."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or head[2] >> 2 & 15 > 12:
+        return None
+    if len(head) < 6:
+        return 0
+    length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    return length if length > 7 else None
 
 
 class _Resampler:

@@ -180,6 +180,7 @@ def test_at_16_khz_nothing_is_held_back() -> None:
 # What is not audio.
 
 MP3 = bytes([0xFF, 0xFB, 0x90, 0x00]) + bytes(413)  # MPEG-1 layer III, 128 kbit/s, 44.1 kHz: frames of 417 bytes
+ADTS = bytes.fromhex("fff16040475f") + bytes(564)  # a frame of 570 bytes
 HEADERS = {
     "RIFF/WAVE": b"RIFF\x24\x08\x00\x00WAVEfmt ",
     "WebM": b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\xf7\x81",
@@ -188,6 +189,13 @@ HEADERS = {
     "MP4": b"\x00\x00\x00\x20ftypisom",
     "MP3 file": b"ID3\x04\x00\x00\x00\x00\x00\x23TS",
     "MP3": MP3 + MP3,
+    "AIFF": b"FORM\x00\x04\xdd\x2eAIFFCOMM",
+    "AIFF-C": b"FORM\x00\x04\xdd\x2eAIFCFVER",
+    "AU": b".snd\x00\x00\x00\x18\xff\xff\xff\xff",
+    "CAF": b"caff\x00\x01\x00\x00desc",
+    "ASF": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),
+    "AAC file": ADTS + ADTS,
+    "AAC file .ADTS.": ADTS[:1] + b"\xf9" + ADTS[2:] + ADTS[:1] + b"\xf9" + ADTS[2:],
 }
 
 
@@ -209,6 +217,16 @@ def test_a_header_later_in_the_stream_is_just_samples() -> None:
 def test_a_loud_first_sample_that_looks_like_mp3_sync_is_no_mp3() -> None:
     data = MP3[:4] + wire("pcm_s16le", SOUND[:1000])
     assert heard(WireAudio(16000, "pcm_s16le", 1), [data]).size == 1002
+
+
+def test_a_first_sample_that_looks_like_adts_is_no_aac() -> None:
+    data = ADTS[:6] + wire("pcm_s16le", SOUND[:1000])
+    assert heard(WireAudio(16000, "pcm_s16le", 1), [data]).size == 1003
+
+
+@pytest.mark.parametrize("name", ["AIFF", "AU", "CAF", "ASF", "AAC file"])
+def test_files_that_nobody_decodes_are_no_containers(name: str) -> None:
+    assert container(HEADERS[name]) is None
 
 
 def has_magic(data: bytes) -> bool:
