@@ -139,8 +139,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"streamer.config", "streamer.errors", "streamer.logs", "streamer.server", "models.config"},
     "streamer.commands.standard_input": COMMAND | {"streamer.audio", "streamer.codecs", "streamer.signals", "numpy"},
     "streamer.commands.live": COMMAND
-    | {"streamer.backends.base", "streamer.protocols.events", "streamer.subtitles", "streamer.transcript"}
-    | {"streamer.wording", "models.config", "numpy"},
+    | {"streamer.backends.base", "streamer.decoding", "streamer.protocols.events", "streamer.subtitles"}
+    | {"streamer.transcript", "streamer.wording", "models.config", "numpy"},
     "streamer.commands.models": COMMAND | {"models"},
     "streamer.commands.train": COMMAND | {"models.training"},
     "streamer.commands.demo": COMMAND | {"clients"},

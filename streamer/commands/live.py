@@ -22,6 +22,7 @@ from streamer.commands.captions import Captions
 from streamer.commands.listening import OFFLINE, Chunks, Heard, open_listener
 from streamer.commands.results import Job, line
 from streamer.commands.standard_input import NAME, Binary, Incoming, Wanted
+from streamer.decoding import Token
 from streamer.protocols.events import CHANNELS, Endpointing, Final, Partial
 from streamer.subtitles.spoken import Spoken
 from streamer.subtitles.writers import open_writer
@@ -55,8 +56,13 @@ def run(args: argparse.Namespace, where: Targets, style: Style) -> int:
         listener = open_listener(args, tail_ms, slots=(args.channels or CHANNELS[1]) if args.multichannel else 1)
         stack.callback(listener.close)
         assert isinstance(listener, Chunks), "listener: got one of whole files, expected one of chunks"
-        incoming = stack.enter_context(Incoming(cast(Binary, sys.stdin.buffer), wanted))
         voices: Voices | None = None
+
+        def stalled() -> None:
+            if voices is not None:
+                shown.show(voices.stall())
+
+        incoming = stack.enter_context(Incoming(cast(Binary, sys.stdin.buffer), wanted, stalled))
         for block in incoming:
             if voices is None:  # only now it is known how many channels there are
                 voices = Voices(listener, len(block), keep=args.json)
@@ -100,6 +106,7 @@ class Voices:
         self._chunks = 0
         self._samples = 0  # of the input
         self._taken = 0  # of those and of the silence behind them
+        self._stalled_at = 0  # of those of the input: what was said until there is final
         for slot in range(channels):
             self._backend.open(slot, transcriber.prompt)
 
@@ -118,6 +125,37 @@ class Voices:
         for channel, transcript in enumerate(self._transcripts):
             if not transcript.pending:
                 yield channel, self._chunks * self._chunk * FRAME_S
+
+    def stall(self) -> Iterator[Event]:
+        """The input pauses without a silence: words that wait for one are final, as if silence had come.
+
+        Each slot hears it, and is put back to where it was.
+        """
+        if self._stalled_at == self._samples and not any(transcript.pending for transcript in self._transcripts):
+            return
+        self._stalled_at = self._samples
+        kept = [self._backend.take(slot) for slot in range(len(self._transcripts))]
+        heard, frames = self._ahead(np.concatenate([self._held, self._tail], axis=1))
+        for channel, (tokens, transcript) in enumerate(zip(heard, self._transcripts, strict=True)):
+            self._backend.put(channel, kept[channel])
+            transcript.ahead(tokens, frames)
+            yield from self._finals(channel, [transcript.cut(self._samples)] if transcript.pending else [], "stall")
+
+    def _ahead(self, rest: Samples) -> tuple[list[list[Token]], int]:
+        """The tokens that come out of each slot if this is all that follows, and up to which frame that is."""
+        said: list[list[Token]] = [[] for _ in rest]
+        frames = self._backend.config.encoder_frames((self._taken + rest.shape[1]) // HOP)
+        chunks, last = self._chunks, False
+        while not last:
+            needed = samples_needed(chunks, self._chunk)
+            piece, rest = rest[:, :needed], rest[:, needed:]
+            chunks, last = chunks + 1, piece.shape[1] < needed
+            rows = [Row(slot, np.ascontiguousarray(row), last) for slot, row in enumerate(piece)]
+            results = self._backend.collect(self._backend.launch(self._chunk, rows))
+            for tokens, heard in zip(said, results, strict=True):
+                tokens += [] if isinstance(heard, Exception) else heard
+            last |= any(isinstance(heard, Exception) for heard in results)  # the input itself will meet it too
+        return said, frames
 
     def end(self) -> Iterator[Event]:
         """No more comes: the last words."""

@@ -6,9 +6,11 @@ Ctrl-C and SIGTERM end it as the end of the input does: what was heard becomes f
 from __future__ import annotations
 
 import io
+import os
+import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -28,6 +30,7 @@ from streamer.signals import ECHO_S
 Samples = NDArray[np.float32]  # [channels that are heard, n]
 NAME = "standard input"
 READ_BYTES = 1 << 16
+STALL_S = 1.0  # as session.stall_ms of the daemon
 HEADER_BYTES = 1 << 12  # of a WAV file, kept to know what it promised
 
 
@@ -56,10 +59,11 @@ class Incoming:
 
     KINDS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, stream: Binary, wanted: Wanted) -> None:
+    def __init__(self, stream: Binary, wanted: Wanted, on_stall: Callable[[], None] = lambda: None) -> None:
+        """`on_stall` is called each STALL_S in which nothing comes, where the system can tell (POSIX)."""
         self.error: str | None = None
         self._wanted = wanted
-        self._bytes = _Bytes(stream)
+        self._bytes = _Bytes(stream, on_stall)
         self._before: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -79,6 +83,11 @@ class Incoming:
         return self._bytes.ended_by == signal.SIGTERM
 
     def __iter__(self) -> Iterator[Samples]:
+        yield from self._blocks()
+        if self._bytes.fault is not None:
+            raise self._bytes.fault
+
+    def _blocks(self) -> Iterator[Samples]:
         head = self._bytes.peek()
         if not head:
             self.error = f"{NAME}: holds no samples"
@@ -120,14 +129,17 @@ class Incoming:
 class _Bytes:
     """The stream's bytes, its first ones once more, and a signal as their end."""
 
-    def __init__(self, stream: Binary) -> None:
-        self._stream = stream
+    def __init__(self, stream: Binary, on_stall: Callable[[], None]) -> None:
+        self._stream, self._on_stall = stream, on_stall
+        self._file = _selectable(stream)
         self._head = self._ahead = b""
         self._count = 0  # bytes that came
         self._reading = False
         self.ended_by: int | None = None
         """The signal that ended them."""
         self._ended_at = 0.0
+        self.fault: Exception | None = None
+        """What `on_stall` raised; the bytes end then. A decoder that reads them would take it for its own."""
 
     def peek(self) -> bytes:
         """The first bytes, as many as it takes to tell a container, fewer at the end."""
@@ -165,16 +177,40 @@ class _Bytes:
             raise SystemExit(TERMINATED)
 
     def _read(self, size: int) -> bytes:
-        if self.ended_by is not None:
-            return b""
-        self._reading = True
-        try:
-            data = self._stream.read1(size)
-        except KeyboardInterrupt:
-            return b""
-        finally:
-            self._reading = False
+        data = None
+        while data is None:
+            if self.ended_by is not None or self.fault is not None:
+                return b""
+            self._reading = True
+            try:
+                data = self._stream.read1(size) if self._come() else None
+            except KeyboardInterrupt:
+                return b""
+            finally:
+                self._reading = False
+            if data is None:
+                self._stalled()
         self._count += len(data)
         if len(self._head) < HEADER_BYTES:
             self._head += data[: HEADER_BYTES - len(self._head)]
         return data
+
+    def _come(self) -> bool:
+        """Whether bytes, or the end, come within STALL_S."""
+        return self._file is None or bool(select.select([self._file], [], [], STALL_S)[0])
+
+    def _stalled(self) -> None:
+        try:
+            self._on_stall()
+        except Exception as error:
+            self.fault = error
+
+
+def _selectable(stream: Binary) -> int | None:
+    """The descriptor to wait for, where waiting does not need a read."""
+    if os.name != "posix" or not hasattr(stream, "fileno"):
+        return None
+    try:
+        return int(stream.fileno())
+    except OSError:
+        return None

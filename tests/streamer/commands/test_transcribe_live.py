@@ -10,7 +10,9 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
@@ -20,6 +22,7 @@ import pytest
 import soundfile
 import webvtt
 
+from models.config import FRAME_SAMPLES
 from streamer.backends.fake import FakeBackend, Faults, spell
 from streamer.cli import main
 from streamer.commands import live, standard_input
@@ -49,7 +52,11 @@ class Pipe:
 
     def feed(self, read1: Callable[[int], bytes], *argv: str) -> int:
         """With a pipe that is read like this."""
-        self._set(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read1=read1), isatty=lambda: False))
+        return self.take(SimpleNamespace(read1=read1), *argv)
+
+    def take(self, buffer: object, *argv: str) -> int:
+        """From a stream of bytes."""
+        self._set(sys, "stdin", SimpleNamespace(buffer=buffer, isatty=lambda: False))
         return main(["transcribe", *argv, "-"])
 
 
@@ -104,6 +111,17 @@ def test_a_wav_that_ends_before_its_header_says_is_said(pipe: Pipe, capsys: pyte
     out, err = capsys.readouterr()
     assert out == "good day\nsir\n"[: len(out)]
     assert err == "streamer: standard input: ends 0.50 s before its header says (cut off?)\n"
+
+
+def test_a_file_that_only_files_can_be_is_not_heard_as_samples(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.BytesIO()
+    soundfile.write(out, spell(TEXT), 16000, format="AIFF")
+    assert pipe(out.getvalue()) == 1
+    assert capsys.readouterr() == (
+        "",
+        "streamer: standard input: audio='an AIFF header': expected bare pcm_s16le samples without a file header, "
+        "or wav, webm, flac, ogg, mp4, mp3\n",
+    )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="PyAV, the extra codecs")
@@ -200,6 +218,64 @@ def test_what_was_heard_before_the_model_failed_is_final(pipe: Pipe, capsys: pyt
     out, err = capsys.readouterr()
     assert out.startswith("some words")
     assert err == "streamer: standard input: broken\n"
+
+
+# A pipe that pauses.
+
+
+class Heard(io.StringIO):
+    """A stdout that says when it was written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.come = threading.Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        self.come.set()
+        return written
+
+
+@pytest.mark.skipif(os.name != "posix", reason="select is for sockets elsewhere")
+@pytest.mark.parametrize("header", [b"", wav("", size=0x7FFFFFFF)[:44]], ids=["bare", "wav"])
+def test_words_before_a_pause_of_the_pipe_are_final_and_come_once(
+    pipe: Pipe, header: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, (read_end, write_end) = Heard(), os.pipe()
+    audio = header + s16("good day   to you   sir")
+    paused = [len(header) + 2 * FRAME_SAMPLES * len(said) for said in ("good day ", "good day   to you ")]
+    ends = [*paused, len(audio)]
+    monkeypatch.setattr(sys, "stdout", out)
+
+    def speak() -> None:
+        with os.fdopen(write_end, "wb") as end:
+            for begin, until in pairwise([0, *ends]):
+                out.come.clear()
+                end.write(audio[begin:until])
+                end.flush()
+                assert out.come.wait(60)
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    with os.fdopen(read_end, "rb") as stdin:
+        assert pipe.take(stdin) == 0
+    speaker.join()
+    assert out.getvalue() == "good day\nto you\nsir\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="select is for sockets elsewhere")
+def test_a_fault_in_a_pause_is_said(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
+    read_end, write_end = os.pipe()
+
+    def broken(_slot: int) -> None:
+        os.close(write_end)
+        raise OSError("no memory")
+
+    pipe.faults = Faults(on_take=broken)
+    os.write(write_end, s16("good day"))
+    with os.fdopen(read_end, "rb") as stdin:
+        assert pipe.take(stdin) == 1
+    assert "no memory" in capsys.readouterr().err
 
 
 # How it is told to end.
