@@ -23,9 +23,9 @@ const captions = new Captions(byId("captions"), { kept: KEPT });
 let quiet = 0;
 
 transcript.listen((entry, gone) => {
-  if (entry.kind === "gap") return; // a picture has no room for what was not heard
+  if (entry.kind === "gap" && entry.end === null && !gone) return; // the status says so while it lasts
   captions.show(entry, gone);
-  if (entry.settled) byId("log").replaceChildren(make("p", {}, textOf(entry)));
+  if (entry.kind === "gap" || entry.settled) byId("log").replaceChildren(make("p", {}, textOf(entry)));
   byId("lines").classList.remove("quiet");
   clearTimeout(quiet);
   quiet = setTimeout(() => byId("lines").classList.add("quiet"), QUIET_MS);

@@ -186,7 +186,7 @@ export class Speaker {
 
   /** @param {number} since seconds; a file is not heard later, it waits */
   _unheard(since) {
-    if (!this.source?.seek) this._transcript.openGap(since, "lost");
+    if (!this.source?.seek) this._transcript.openGap(since);
   }
 
   /** @param {string} text */

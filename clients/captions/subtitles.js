@@ -188,7 +188,7 @@ export function vtt(entries) {
 export function json(entries) {
   const told = entries.map((entry) =>
     entry.kind === "gap"
-      ? { type: "gap", start: entry.start, end: entry.end, reason: entry.why }
+      ? { type: "gap", start: entry.start, end: entry.end }
       : {
           type: "segment",
           start: entry.start,

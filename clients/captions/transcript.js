@@ -5,7 +5,7 @@
  * @typedef {{word: string, start: number, end: number, confidence: number}} Word  seconds of the transcript's clock
  * @typedef {{kind: "segment", id: number, start: number, end: number, words: Word[], stable: number,
  *   settled: boolean, cut: boolean}} Segment  cut: the connection was lost before the segment's final
- * @typedef {{kind: "gap", id: number, start: number, end: number|null, why: "lost"|"away"}} Gap  end null: it lasts
+ * @typedef {{kind: "gap", id: number, start: number, end: number|null}} Gap  nothing was heard; end null: it lasts
  * @typedef {Segment|Gap} Entry
  * @typedef {{session: string, offset: number, open: Map<string, Segment>, done: Set<string>}} Stretch  one stream
  */
@@ -45,9 +45,9 @@ export class Transcript {
     return this.entries.filter((entry) => (entry.kind === "segment" ? entry.settled : entry.end !== null));
   }
 
-  /** @param {string} session whether a stream of this id was begun */
-  knows(session) {
-    return this._stretches.has(session);
+  /** @param {string} session @returns {number|null} where the stream of this id began; null: it never did */
+  offsetOf(session) {
+    return this._stretches.get(session)?.offset ?? null;
   }
 
   /**
@@ -128,12 +128,11 @@ export class Transcript {
    * From here on nothing is heard, until `closeGap`.
    *
    * @param {number} start seconds
-   * @param {"lost"|"away"} why
    */
-  openGap(start, why) {
+  openGap(start) {
     if (this._gap() !== undefined) return;
     /** @type {Gap} */
-    const gap = { kind: "gap", id: ++this._ids, start: milli(Math.max(start, this.end)), end: null, why };
+    const gap = { kind: "gap", id: ++this._ids, start: milli(Math.max(start, this.end)), end: null };
     this.entries.push(gap);
     this._tell(gap);
   }
@@ -161,7 +160,7 @@ export class Transcript {
 
   /** @param {Entry} entry */
   _remove(entry) {
-    this.entries.splice(this.entries.indexOf(entry), 1);
+    this.entries.splice(this.entries.lastIndexOf(entry), 1);
     this._tell(entry, true);
   }
 
@@ -174,8 +173,7 @@ export class Transcript {
 /** @param {Entry} entry @returns {string} the words with one blank between two, or what a gap says */
 export function textOf(entry) {
   if (entry.kind === "segment") return entry.words.map((word) => word.word).join(" ");
-  if (entry.end === null) return entry.why === "lost" ? "not heard" : "away";
-  return `${(entry.end - entry.start).toFixed(1)} s ${entry.why === "lost" ? "not heard" : "away"}`;
+  return entry.end === null ? "not heard" : `${(entry.end - entry.start).toFixed(1)} s not heard`;
 }
 
 /** @param {Word} word @param {number} offset seconds @returns {Word} */

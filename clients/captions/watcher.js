@@ -20,8 +20,10 @@ export class Watcher {
     this._told = told;
     /** Finals that were said before the ones we were given. */
     this.leftOut = 0;
-    /** @type {Set<string>} sessions that are over */
-    this._over = new Set();
+    /** Seconds of the transcript's clock where the room's begins. */
+    this._moved = 0;
+    /** Where the sound of the last stream ended. */
+    this._ended = 0;
     this._live = false;
     const path = `/v1/watch/${encodeURIComponent(room)}`;
     this._link = new Link({
@@ -49,11 +51,11 @@ export class Watcher {
         this._live = message.live;
         return;
       case "live":
-        this._began(message.session_id, message.away_seconds ?? 0);
+        this._began(message.session_id, message.at_seconds, message.away_seconds);
         this._live = true;
         break;
       case "away":
-        this._left(message.session_id);
+        this._left(message.session_id, message.audio_seconds);
         this._live = false;
         break;
       case "partial":
@@ -66,19 +68,28 @@ export class Watcher {
     this._say();
   }
 
-  /** @param {string} session @param {number} away seconds since the stream before it ended */
-  _began(session, away) {
-    const offset = this._transcript.empty ? 0 : this._transcript.end + away;
-    if (!this._transcript.knows(session)) this._transcript.closeGap(offset);
+  /**
+   * The transcript's clock is the room's, moved where a room was forgotten while we watched it and began anew.
+   *
+   * @param {string} session
+   * @param {number} at seconds of the room's clock
+   * @param {number|null} away seconds that nobody heard before, null for a room's first stream
+   */
+  _began(session, at, away) {
+    const known = this._transcript.offsetOf(session);
+    const offset = known ?? Math.max(this._moved + at, this._ended);
+    this._moved = offset - at;
+    if (known === null && away !== null && !this._transcript.empty) {
+      this._transcript.openGap(offset - away);
+      this._transcript.closeGap(offset);
+    }
     this._transcript.begin(session, offset);
   }
 
-  /** @param {string} session */
-  _left(session) {
-    if (this._over.has(session)) return;
-    this._over.add(session);
+  /** @param {string} session @param {number} seconds of sound that the stream had */
+  _left(session, seconds) {
+    this._ended = Math.max(this._transcript.end, (this._transcript.offsetOf(session) ?? 0) + seconds);
     this._transcript.cut(session);
-    if (!this._transcript.empty) this._transcript.openGap(this._transcript.end, "away");
   }
 
   /** @param {import("./link.js").Change} change */

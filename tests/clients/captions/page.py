@@ -13,6 +13,22 @@ from playwright.async_api import Page, WebSocket
 Message = dict[str, Any]
 
 
+def said(kind: str, segment: int, text: str, stable: int = 0) -> Message:
+    """A partial or final of these words."""
+    words = [
+        {"word": word, "start": 10.0 * segment + 0.3 * i, "end": 10.0 * segment + 0.3 * i + 0.2, "confidence": 0.9}
+        for i, word in enumerate(text.split())
+    ]
+    return {
+        "type": kind,
+        "segment": segment,
+        "start": 10.0 * segment,
+        "text": text,
+        "words": words,
+        "stable_words": stable,
+    }
+
+
 async def status(page: Page, name: str) -> None:
     """Wait until the page says that this is its state."""
     await page.wait_for_function(f"() => document.getElementById('status').dataset.name === '{name}'")

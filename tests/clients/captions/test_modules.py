@@ -47,7 +47,7 @@ def segment(text: str, start: float = 0.0, pace: float = 0.3, pause: float = 0.1
 
 
 def gap(start: float, end: float) -> dict[str, Any]:
-    return {"kind": "gap", "start": start, "end": end, "why": "lost"}
+    return {"kind": "gap", "start": start, "end": end}
 
 
 # The connection's table.
@@ -116,7 +116,7 @@ async def test_a_stable_word_is_kept_whatever_a_later_partial_says(page: Page) -
 
 async def test_the_clock_goes_on_over_an_outage_and_its_length_is_kept(page: Page) -> None:
     code = f"""{HEAR}
-      t.begin('a', 0); say('partial', 0, ['he', 'wa'], 1); t.cut(); t.openGap(2.5, 'lost');
+      t.begin('a', 0); say('partial', 0, ['he', 'wa'], 1); t.cut(); t.openGap(2.5);
       t.closeGap(6.7); t.begin('b', 6.7); say('final', 0, ['there']);
       return t.entries.map((e) => [e.kind, e.start, e.end, e.cut ?? null, m.textOf(e)]);"""
     assert await run(page, "transcript", code) == [
@@ -136,7 +136,7 @@ async def test_what_a_room_tells_again_is_not_written_twice(page: Page) -> None:
 
 async def test_a_segment_that_turns_out_empty_and_a_gap_too_short_leave_no_trace(page: Page) -> None:
     code = f"""{HEAR}
-      t.begin('a', 0); say('partial', 0, ['uh'], 0); say('final', 0, []); t.openGap(1, 'lost'); t.closeGap(1.05);
+      t.begin('a', 0); say('partial', 0, ['uh'], 0); say('final', 0, []); t.openGap(1); t.closeGap(1.05);
       return t.entries.length;"""
     assert await run(page, "transcript", code) == 0
 

@@ -10,28 +10,12 @@ import pytest
 from playwright.async_api import Page, WebSocketRoute
 
 from tests.clients.captions.conftest import Opener
-from tests.clients.captions.page import paragraphs
+from tests.clients.captions.page import paragraphs, said
 from tests.streamer.house import House
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 TEXT = "it was a bright cold day and all the clocks were striking as the people went along the street"
-
-
-def said(kind: str, segment: int, text: str, stable: int = 0) -> dict[str, Any]:
-    """A partial or final of these words."""
-    words = [
-        {"word": word, "start": 10.0 * segment + 0.3 * i, "end": 10.0 * segment + 0.3 * i + 0.2, "confidence": 0.9}
-        for i, word in enumerate(text.split())
-    ]
-    return {
-        "type": kind,
-        "segment": segment,
-        "start": 10.0 * segment,
-        "text": text,
-        "words": words,
-        "stable_words": stable,
-    }
 
 
 class Played:
