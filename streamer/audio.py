@@ -172,7 +172,8 @@ class DecodedAudio:
         """`blocks`: [n, channels] at `sample_rate`; raises BadAudio for what is not audio."""
         channels = blocks.shape[1]
         if self._apart and channels != self._channels:
-            raise BadAudio(f"{channels} channels", f"{self._channels}, as channels= says", self._nothing)
+            got = f"{channels} channel{'s' * (channels != 1)}"
+            raise BadAudio(got, f"{self._channels}, as channels= says", self._nothing)
         if not RATES[0] <= sample_rate <= RATES[1]:
             raise BadAudio(f"{sample_rate} Hz", f"{RATES[0]} to {RATES[1]} Hz", self._nothing)
         if self._heard is not None and (self._heard.sample_rate, self._heard.channels) == (sample_rate, channels):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,8 +37,10 @@ Samples = NDArray[np.float32]
 FRAMES = 1 << 15  # read at once, always so many: in other portions MP3 comes out other by 1e-7
 FEWEST = 256  # read at once where that fails
 ROUNDED_S = 0.05  # a duration that near to the file's own is the file's, rounded
+RATES = (1_000, 768_000)  # hertz; what a damaged header says beyond them would be resampled for hours
 SLACK = 0.05  # an MP3 without an index guesses its length
 HEAD_BYTES = 12  # that tell a container
+logging.getLogger("libav").addHandler(logging.NullHandler())  # what FFmpeg mutters goes to no terminal: we say it
 
 
 class Unreadable(Exception):
@@ -70,6 +73,8 @@ def blocks(source: Path | io.BytesIO, name: str, part: Part = WHOLE, channel: in
     """
     resampler, rate, nothing = None, SAMPLE_RATE, True
     for samples, now in _raw(source, name, part):
+        if not RATES[0] <= now <= RATES[1]:
+            raise Unreadable(f"{name}: got {now} Hz, expected {RATES[0]} to {RATES[1]} Hz")
         if now != rate:  # most often the first one's; chained Ogg may change it later
             if resampler is not None:
                 yield resampler.resample_chunk(_NOTHING, last=True)

@@ -94,7 +94,8 @@ def _list() -> int:
     for device in found:
         rates = ", ".join(map(str, mic.rates(device))) or "none of the common rates now: busy?"
         print(f"{'*' if device.default else ' '} {device.index:3d}  {device.name}  [{device.api}]")
-        print(f"       {device.channels} channels, {device.rate} Hz by default; takes {rates}")
+        channels = f"{device.channels} channel{'s' * (device.channels != 1)}"
+        print(f"       {channels}, {device.rate} Hz by default; takes {rates}")
     say("\n* is the default; --device takes the index or a part of the name")
     return OK
 

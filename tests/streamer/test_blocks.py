@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,10 @@ from streamer import blocks
 from streamer.audio import DecodedAudio
 from streamer.blocks import FRAMES, CutOff, Part, Unreadable
 from streamer.codecs import pieces
+from tests.conftest import ROOT
 from tests.streamer.compressed import recordings
 
+IN_ROOT = {**os.environ, "PYTHONPATH": str(ROOT)}
 TONE = (0.3 * np.sin(np.arange(3 * FRAMES + 777) / 9)).astype(np.float32)
 
 
@@ -188,6 +193,16 @@ def test_samples_before_the_first_that_is_no_number_are_given_out(tmp_path: Path
         blocks.whole(path, "a.wav")
 
 
+@pytest.mark.parametrize("rate", [1, 999, 768001, 2_000_000_000])
+def test_a_rate_that_no_recording_has_is_said_at_once(tmp_path: Path, rate: int) -> None:
+    path = saved(tmp_path / "a.wav")
+    data = bytearray(path.read_bytes())
+    data[24:28] = struct.pack("<I", rate)
+    path.write_bytes(data)
+    with pytest.raises(Unreadable, match=rf"^a\.wav: got {rate} Hz, expected 1000 to 768000 Hz$"):
+        read(path)
+
+
 # What libsndfile does not read.
 
 
@@ -210,6 +225,18 @@ def test_what_only_ffmpeg_knows_is_read_up_to_its_damage(tmp_path: Path) -> None
     with pytest.raises(Unreadable, match=r"^a\.aac: damaged behind 1\.\d\d s"):
         got.extend(blocks.blocks(path, "a.aac"))
     assert 15000 < sum(map(len, got)) < 33000
+
+
+def test_ffmpeg_mutters_nothing_beside_our_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="PyAV, the extra codecs")
+    (tmp_path / "a.raw").write_bytes((TONE * 32767).astype("<i2").tobytes())  # FFmpeg takes the name for a video's
+    loud = "import av; av.logging.set_level(av.logging.ERROR); "  # as it is once a file has been decoded
+    code = loud + "import pathlib, streamer.blocks as b; list(b.blocks(pathlib.Path('a.raw'), 'a'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=IN_ROOT, capture_output=True, timeout=60)
+    *before, last = done.stderr.decode().splitlines()
+    assert last.startswith("streamer.blocks.Unreadable: a: not audio that libsndfile reads")
+    assert before[:1] == ["Traceback (most recent call last):"]
+    assert "pixel" not in "".join(before)
 
 
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_the_list_marks_the_default_and_says_which_rates_a_device_takes(
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("*")] == ["*   5  default  [ALSA]"]
     assert "    0  USB Audio: Desk Mic  [ALSA]" in lines
-    assert "       1 channels, 48000 Hz by default; takes 44100, 48000" in lines
+    assert "       1 channel, 48000 Hz by default; takes 44100, 48000" in lines
     assert not any("Speakers" in line for line in lines)
 
 
