@@ -16,6 +16,7 @@ from streamer.protocols.events import Word
 from streamer.subtitles import joints
 
 MS = 1000
+LONE_LENGTH = 3  # characters of a word that is no cue by itself
 PER_CUE, PER_LINE = 1.5, 1.0  # what one more costs than it takes, in the currency of `joints`
 
 
@@ -37,6 +38,8 @@ class Style:
     """Between two cues: two frames of 25 a second."""
     pause_s: float = 0.8
     """Silence that ends a cue, as it ends a segment of the daemon."""
+    lone_pause_s: float = 1.2
+    """The same where all of the cue would be a small word that leans on the next one ("to")."""
     bridge_s: float = 0.5
     """A cue stays until the next one if less is between them; shorter holes flicker."""
 
@@ -111,7 +114,10 @@ class Cutter:
 
     def _short_of_a_pause(self, until_s: float) -> bool:
         """A word that begins there still belongs to the last one."""
-        return round((until_s - self._words[-1].end) * MS) < round(self._style.pause_s * MS)
+        last, pause_s = self._words[-1], self._style.pause_s
+        if len(self._words) == 1 and len(last.word) <= LONE_LENGTH and joints.leans(last.word):
+            pause_s = max(pause_s, self._style.lone_pause_s)
+        return round((until_s - last.end) * MS) < round(pause_s * MS)
 
     def _hurried(self, until_s: float) -> bool:
         """A word that begins there would leave too little time to some cue that can end in the last word."""

@@ -47,6 +47,11 @@ def ends_sentence(word: str, following: str) -> bool:
     return bare.lower() not in _TITLES and not (len(bare) == 2 and bare[0].isupper() and bare[1] == ".")
 
 
+def leans(word: str) -> bool:
+    """It says nothing without the word behind it."""
+    return word.lower() in _LEANING
+
+
 def cost(word: str, following: str, pause: float) -> float:
     """How much a break between the two hurts; `pause` is theirs as a share of one that ends a cue, 0..1."""
     if ends_sentence(word, following):
@@ -54,7 +59,7 @@ def cost(word: str, following: str, pause: float) -> float:
     bare = word.rstrip(_CLOSERS)
     if bare and bare[-1] in _CLAUSE:
         return CLAUSE
-    if word.lower() in _LEANING:
+    if leans(word):
         return LEANS
     if word.lower() in _HELPING:
         return HELPS

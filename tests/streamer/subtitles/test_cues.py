@@ -151,6 +151,18 @@ def test_a_very_short_sentence_stays_with_the_next() -> None:
     assert [cue.lines for cue in cut(said("Yes. They went home."))] == [("Yes. They went home.",)]
 
 
+def test_a_small_word_between_two_pauses_stands_with_what_it_leans_on() -> None:
+    def texts(lone: str, pause_s: float) -> list[str]:
+        before, behind = said("they went", start=0.0), said("town", start=1.8 + pause_s)
+        cutter = Cutter(Style())
+        cues = [*cutter.add([*before, *said(lone, start=1.5), *behind]), *cutter.end()]
+        return [" ".join(cue.lines) for cue in cues]
+
+    assert texts("to", 0.8) == texts("to", 1.19) == ["they went", "to town"]
+    assert texts("to", 1.2) == ["they went", "to", "town"]
+    assert texts("yes", 0.8) == ["they went", "yes", "town"]
+
+
 def test_a_long_pause_ends_a_cue_and_a_short_one_does_not() -> None:
     words = said("over the hills") + said("and far away", start=1.6)
     assert [cue.lines for cue in cut(words)] == [("over the hills and far away",)]
