@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def named(name: str, text: str) -> str:
     return name
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems that take UTF-8 only")
 def test_a_name_that_is_no_utf8_is_a_name_like_others(run: Run, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     files = [named(NO_UTF8, "good day"), named("b.wav", "yes")]
     assert run(*files) == 0
