@@ -14,7 +14,7 @@ import { textOf } from "./transcript.js";
 const DOUBTFUL = 0.45;
 const UNSURE = 0.65;
 /** Paragraphs on the page: the whole transcript is a panel of its own. */
-const KEPT = 200;
+export const KEPT = 200;
 
 export class Captions {
   /**
@@ -52,6 +52,11 @@ export class Captions {
     }
   }
 
+  /** @param {Entry} entry whether it has a paragraph */
+  shows(entry) {
+    return this._shown.has(entry.id);
+  }
+
   /** @param {Element|null} element @returns {Word|undefined} the word that an element shows */
   wordOf(element) {
     return element ? this._words.get(element) : undefined;
@@ -85,10 +90,10 @@ export class Captions {
   }
 
   _forget() {
-    while (this._flow.children.length > this._kept) {
-      const first = this._flow.children[0];
-      first.remove();
-      for (const [id, { paragraph }] of this._shown) if (paragraph === first) this._shown.delete(id);
+    for (const [id, { paragraph }] of this._shown) {
+      if (this._shown.size <= this._kept) return;
+      paragraph.remove();
+      this._shown.delete(id);
     }
   }
 }

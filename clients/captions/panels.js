@@ -75,21 +75,34 @@ export function transcriptPanel(transcript) {
   clear.addEventListener("click", () => confirm("Clear the whole transcript?") && transcript.clear());
   const bar = make("div", { class: "row" }, copy, ...files, clear);
   const dialog = panel("transcript", "Transcript", bar, said, nothing, list);
-  /** @type {Map<number, HTMLElement>} */
+  /** @type {Map<Entry, HTMLElement|null>} what has settled, and its row once somebody has looked */
   const rows = new Map();
-  transcript.listen((entry, gone) => {
-    const settled = entry.kind === "segment" ? entry.settled : entry.end !== null;
-    if (gone) rows.get(entry.id)?.remove();
-    if (settled && !gone && !rows.has(entry.id)) {
-      rows.set(entry.id, row(entry));
-      list.append(/** @type {HTMLElement} */ (rows.get(entry.id)));
+  const write = () => {
+    for (const [entry, made] of rows) {
+      if (made !== null) continue;
+      rows.set(entry, row(entry));
+      list.append(/** @type {HTMLElement} */ (rows.get(entry)));
     }
-    nothing.hidden = list.childElementCount > 0;
+  };
+  const offer = () => {
+    nothing.hidden = rows.size > 0;
     list.hidden = !nothing.hidden;
     for (const button of [copy, ...files, clear]) button.disabled = list.hidden;
+  };
+  transcript.listen((entry, gone) => {
+    const settled = entry.kind === "segment" ? entry.settled : entry.end !== null;
+    const before = rows.size;
+    if (gone) {
+      rows.get(entry)?.remove();
+      rows.delete(entry);
+    } else if (settled && !rows.has(entry)) {
+      rows.set(entry, null);
+      if (dialog.open) write();
+    }
+    if ((before === 0) !== (rows.size === 0)) offer();
   });
-  for (const button of [copy, ...files, clear]) button.disabled = true;
-  list.hidden = true;
+  offer();
+  new MutationObserver(() => dialog.open && write()).observe(dialog, { attributeFilter: ["open"] });
   return dialog;
 }
 

@@ -1,11 +1,11 @@
 /**
- * The stage that captions are read on: follows what is new while the reader is at its end, shows a word's times under
+ * The stage that captions are read on: shows what has changed once a frame, however much it is, follows what is new while the reader is at its end, shows a word's times under
  * the pointer or the arrow keys, and reads settled text out to screen readers. Knows nothing of where the words come
  * from.
  *
  * @typedef {import("./transcript.js").Entry} Entry
  */
-import { Captions, label } from "./captions.js";
+import { Captions, KEPT, label } from "./captions.js";
 import { byId, make } from "./elements.js";
 import { textOf } from "./transcript.js";
 
@@ -29,9 +29,11 @@ export class Stage {
     this._target = null;
     /** @type {HTMLElement|null} */
     this._here = null;
-    /** @type {Set<number>} */
-    this._read = new Set();
-    transcript.listen((entry, gone) => this._show(entry, gone));
+    /** @type {Map<Entry, boolean>} what has changed since the last frame, and whether it is gone */
+    this._changed = new Map();
+    /** @type {WeakSet<Entry>} */
+    this._read = new WeakSet();
+    transcript.listen((entry, gone) => this._note(entry, gone));
     this._scroller.addEventListener("scroll", () => this._scrolled(), { passive: true });
     for (const hand of ["wheel", "pointerdown", "touchstart", "keydown"]) {
       this._scroller.addEventListener(hand, () => void (this._target = null), { passive: true });
@@ -52,18 +54,30 @@ export class Stage {
   }
 
   /** @param {Entry} entry @param {boolean} gone */
-  _show(entry, gone) {
-    this._captions.show(entry, gone);
+  _note(entry, gone) {
+    if (this._changed.size === 0) requestAnimationFrame(() => this._show());
+    this._changed.set(entry, gone);
+  }
+
+  /** Who comes late is told thousands of segments at once: only those that stay on the page are made. */
+  _show() {
+    const changed = [...this._changed];
+    this._changed.clear();
+    const fresh = changed.filter(([entry, gone]) => !gone && !this._captions.shows(entry)).slice(-KEPT);
+    const wanted = new Set(fresh.map(([entry]) => entry));
+    for (const [entry, gone] of changed) {
+      if (gone || wanted.has(entry) || this._captions.shows(entry)) this._captions.show(entry, gone);
+      if (!gone) this._readOut(entry);
+    }
     document.body.classList.toggle("spoken", this._flow.childElementCount > 0);
-    if (!gone) this._readOut(entry);
     this._follow(false);
   }
 
   /** @param {Entry} entry settled text only: what may still change is never read out */
   _readOut(entry) {
     const settled = entry.kind === "segment" ? entry.settled : entry.end !== null;
-    if (!settled || this._read.has(entry.id)) return;
-    this._read.add(entry.id);
+    if (!settled || this._read.has(entry)) return;
+    this._read.add(entry);
     this._log.append(make("p", {}, textOf(entry)));
     while (this._log.childElementCount > READ_OUT) this._log.firstElementChild.remove();
   }

@@ -156,6 +156,20 @@ async def test_who_comes_too_late_for_the_oldest_captions_is_told_how_many(home:
     assert await page.inner_text("#left-out") == "31 earlier captions are not shown."
 
 
+async def test_of_a_long_history_the_latest_is_on_the_stage_and_all_of_it_in_the_transcript(
+    home: House, opened: Opener
+) -> None:
+    page = await opened(home.http)
+    history = [said("final", segment, f"number {segment}") for segment in range(600)]
+    await told(page, {"type": "room", "room": "long", "live": True}, live("a", 0.0, None), *history)
+    await page.goto(f"{home.http}/watch/long")
+    await page.wait_for_function("() => document.getElementById('captions').textContent.includes('number 599')")
+    lines = await paragraphs(page)
+    assert lines == [f"number {segment}" for segment in range(400, 600)]
+    await page.click("#open-transcript")
+    await page.wait_for_function("() => document.querySelectorAll('#transcript li').length === 600")
+
+
 async def test_the_settings_give_out_the_rooms_links(home: House, opened: Opener) -> None:
     page = await opened(home.http)
     await page.click("#open-settings")
