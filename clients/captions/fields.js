@@ -66,8 +66,7 @@ export function roomFields(store) {
   const show = () => {
     const { room } = store.now;
     input.value = room;
-    const who = needsKey ? "Who has the link and the key can read along." : "Who has the link can read along.";
-    hint.textContent = room ? who : "Give your captions a room, and others can read along.";
+    hint.textContent = room ? readers(needsKey) : "Give your captions a room, and others can read along.";
     const rows = room
       ? [
           ["To read along", `/watch/${room}`],
@@ -95,8 +94,16 @@ export function roomFields(store) {
   store.listen(show);
   /** @param {Info} info */
   const offer = (info) => {
-    needsKey = info.rooms?.watch_needs_key ?? false;
+    needsKey = info.key_required && (info.rooms?.watch_needs_key ?? true);
     show();
   };
   return { element, offer };
+}
+
+/** @param {boolean} needsKey @returns {string} who can read along */
+function readers(needsKey) {
+  if (/^(localhost|127\..*|\[::1\])$/.test(location.hostname))
+    return `Only this computer can open these links: others need the server's own name, not ${location.hostname}.`;
+  if (!needsKey) return "Who has the link can read along.";
+  return "Who has the link and the key can read along. OBS cannot ask for the key: add #key=… to its link.";
 }

@@ -15,15 +15,20 @@ import { Socket } from "./socket.js";
 const FINAL = new Set(["bad_request", "bad_audio", "bad_message", "bad_state", "unauthorized", "too_many_errors"]);
 /** A daemon is silent while nobody speaks: only after so much silence is it asked whether it is there. */
 const SILENCE_MS = 8000;
-const LOOK_MS = 2000;
+const ANSWER_MS = 5000;
+/** While somebody speaks it should say something: it is asked sooner, and has less time. */
+const SPOKEN_SILENCE_MS = 3000;
+const SPOKEN_ANSWER_MS = 2000;
+const LOOK_MS = 1000;
 /** After our close: so long without a word means that none will come. */
 const LAST_WORDS_MS = 10000;
 
 export class Link {
   /**
    * @param {{path: string, url: () => string, ready: string, change: (change: Change) => void,
-   *   message: (message: Message) => void, closing?: (link: Link) => void}} options
-   *   ready: type of the message after which the connection is good; closing: say goodbye (default: just hang up)
+   *   message: (message: Message) => void, closing?: (link: Link) => void, spoken?: () => boolean}} options
+   *   ready: type of the message after which the connection is good; closing: say goodbye (default: just hang up);
+   *   spoken: whether something is sent that the daemon should answer soon
    */
   constructor(options) {
     this._options = options;
@@ -32,6 +37,7 @@ export class Link {
     this._socket = null;
     this._liveAt = 0;
     this._wasLive = false;
+    this._downSince = 0;
     this._retry = 0;
     this._look = 0;
     this._asking = false;
@@ -59,6 +65,11 @@ export class Link {
     this._step("renew");
   }
 
+  /** Try again now instead of later. */
+  retry() {
+    this._step("retry");
+  }
+
   /** @param {ArrayBuffer|Message} what */
   send(what) {
     this._socket?.send(what);
@@ -72,8 +83,10 @@ export class Link {
   /** @param {import("./reconnect.js").Event} event @param {string} [reason] @param {End|null} [end] */
   _step(event, reason = "", end = null) {
     const before = this.state;
-    const livedMs = this._liveAt ? performance.now() - this._liveAt : 0;
-    this.state = next(before, event, { livedMs, random: Math.random() });
+    const now = performance.now();
+    if (before.name !== "opening" && before.name !== "waiting") this._downSince = now;
+    const facts = { livedMs: this._liveAt ? now - this._liveAt : 0, downMs: now - this._downSince };
+    this.state = next(before, event, { ...facts, random: Math.random() });
     if (this.state === before) return;
     clearTimeout(this._retry);
     const { name, delayMs } = this.state;
@@ -131,7 +144,8 @@ export class Link {
   _watch() {
     const silence = this._socket ? performance.now() - this._socket.lastHeardAt : 0;
     if (this.state.name === "closing" && silence > LAST_WORDS_MS) this._socket?.abandon();
-    if (this.state.name === "live" && silence > SILENCE_MS) void this._ask();
+    const longest = this._options.spoken?.() ? SPOKEN_SILENCE_MS : SILENCE_MS;
+    if (this.state.name === "live" && silence > longest) void this._ask();
   }
 
   /** Is the daemon there? A socket over a dead network stays open for minutes, a question does not. */
@@ -139,7 +153,8 @@ export class Link {
     const socket = this._socket;
     if (socket === null || this._asking) return;
     this._asking = true;
-    const there = (await answers()) || (await answers());
+    const withinMs = this._options.spoken?.() ? SPOKEN_ANSWER_MS : ANSWER_MS;
+    const there = (await answers(withinMs)) || (await answers(withinMs));
     this._asking = false;
     if (there) socket.lastHeardAt = performance.now();
     else if (socket === this._socket) socket.abandon();

@@ -5,8 +5,8 @@ import { byId } from "./elements.js";
 import { roomFields, soundFields } from "./fields.js";
 import { look } from "./look.js";
 import { minutes } from "./messages.js";
-import { info, key, takeKey } from "./server.js";
-import { Store } from "./settings.js";
+import { info, key, patiently, takeKey } from "./server.js";
+import { Store, repaired } from "./settings.js";
 import { Speaker } from "./speaker.js";
 import { Stage } from "./stage.js";
 import { keyFields, notice, showStatus, tools } from "./tools.js";
@@ -33,12 +33,14 @@ const speaker = new Speaker(() => store.now, transcript, {
   },
   level(peak) {
     byId("meter").firstElementChild.style.transform = `scaleX(${Math.sqrt(peak)})`;
-    byId("clock").textContent = minutes(speaker.clock);
+    const { clock, progress } = speaker;
+    byId("clock").textContent = minutes(clock) + (progress === null ? "" : ` (${Math.floor(100 * progress)} %)`);
   },
 });
 
 function toggle() {
   if (speaker.running) return void speaker.stop();
+  if (offer === null) void learn().catch(() => {});
   if (offer?.key_required && !key()) return askForKey("This server asks for a key.");
   if (store.now.source === "file" && file === undefined) return byId("file").click();
   return void speaker.start(file);
@@ -51,6 +53,7 @@ const { settings: openSettings } = tools(store, transcript, {
   keys: [["S", "Start or stop", toggle]],
 });
 byId("start").addEventListener("click", toggle);
+byId("retry").addEventListener("click", () => speaker.retry());
 
 /** @param {string} why */
 function askForKey(why) {
@@ -126,16 +129,11 @@ async function listDevices() {
   select.value = store.now.mic;
 }
 
-async function ask() {
-  try {
-    offer = await info();
-  } catch {
-    return;
-  }
+async function learn() {
+  offer = await info();
   byId("about").textContent = offer.model;
   byId("key-section").hidden = !offer.key_required;
-  if (!latencies().includes(store.now.latency)) store.set({ latency: 0 });
-  if (!offer.languages.includes(store.now.language)) store.set({ language: "" });
+  store.set(repaired(store.now, offer));
   sound.offer(offer);
   room.offer(offer);
   showLatency();
@@ -145,5 +143,20 @@ async function ask() {
 navigator.mediaDevices?.addEventListener("devicechange", () => void listDevices());
 addEventListener("beforeunload", (event) => speaker.running && event.preventDefault());
 void listDevices();
-await ask();
-if (store.now.start && store.now.source === "microphone") toggle();
+await patiently(learn);
+if (store.now.start && store.now.source === "microphone") {
+  // A link may come from anybody: it must not make a microphone heard, nor its words read, without a click.
+  if (store.now.room) invite(`This link starts the microphone; the room ${store.now.room} reads along.`);
+  else if (elsewhere()) invite("This link starts the microphone.");
+  else toggle();
+}
+
+/** @param {string} what */
+function invite(what) {
+  notice(`${what} Press Start if you want that.`);
+  byId("start").focus();
+}
+
+function elsewhere() {
+  return document.referrer !== "" && new URL(document.referrer).origin !== location.origin;
+}

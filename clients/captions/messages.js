@@ -1,5 +1,8 @@
 /** What is said to people, in plain words: states, refusals, devices. Knows nothing of where it is shown. */
 
+/** Where it is entered depends on the page, which says so. */
+export const WRONG_KEY = "The key is missing or wrong.";
+
 /** @type {Record<string, string>} a reason of link.js or a code of the protocol -> a sentence */
 const REASONS = {
   lost: "The connection was lost.",
@@ -7,8 +10,8 @@ const REASONS = {
   unreachable: "The server cannot be reached.",
   refused: "The server answers, but no live connection could be made. Is there a proxy in between?",
   origin: "The server does not accept this page. Open it at the server's own address.",
-  key: "The key is missing or wrong. Enter it under Settings.",
-  unauthorized: "The key is missing or wrong. Enter it under Settings.",
+  key: WRONG_KEY,
+  unauthorized: WRONG_KEY,
   at_capacity: "The server is full.",
   room_taken: "Somebody else is speaking in this room. Choose another room, or wait until they stop.",
   idle_timeout: "The server heard nothing for a long time and hung up.",
@@ -17,7 +20,11 @@ const REASONS = {
   bad_audio: "The server could not understand the sound that was sent.",
 };
 
-/** @param {string} reason @param {string} [detail] the daemon's own sentence @returns {string} */
+/**
+ * @param {string} reason
+ * @param {string} [detail] the daemon's own sentence
+ * @returns {string}
+ */
 export function because(reason, detail = "") {
   return REASONS[reason] ?? (detail ? `The server refused: ${detail}` : REASONS.lost);
 }

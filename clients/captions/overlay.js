@@ -5,8 +5,9 @@
 import { Captions } from "./captions.js";
 import { byId, make } from "./elements.js";
 import { look } from "./look.js";
-import { takeKey } from "./server.js";
-import { Store } from "./settings.js";
+import { WRONG_KEY } from "./messages.js";
+import { info, patiently, takeKey } from "./server.js";
+import { Store, repaired } from "./settings.js";
 import { Speaker } from "./speaker.js";
 import { Transcript, textOf } from "./transcript.js";
 import { Watcher } from "./watcher.js";
@@ -35,11 +36,17 @@ transcript.listen((entry, gone) => {
 function show({ name, text }) {
   const element = byId("status");
   element.hidden = !["trouble", "reconnecting", "held"].includes(name);
-  element.textContent = text;
+  element.textContent = text + (text === WRONG_KEY ? " Add #key=… to the end of this page's address." : "");
 }
+
+// A key that is added to the address of an open page changes nothing but this.
+addEventListener("hashchange", () => location.reload());
+const asked = new URLSearchParams(location.search).get("room") ?? "";
 
 if (store.now.room) {
   new Watcher(store.now.room, transcript, show).start();
+} else if (asked) {
+  show({ name: "trouble", text: `room=${asked}: a room's name has letters, digits, - and _ only, at most 64.` });
 } else {
   const start = byId("start");
   const speaker = new Speaker(() => ({ ...store.now, source: "microphone", room: "" }), transcript, {
@@ -51,5 +58,7 @@ if (store.now.room) {
   });
   start.hidden = false;
   start.addEventListener("click", () => void speaker.start());
+  const learn = async () => store.set(repaired(store.now, await info()));
+  await patiently(learn);
   if (store.now.start) void speaker.start();
 }

@@ -152,10 +152,12 @@ export function choice(text, name, values, chosen) {
  * @param {(value: number) => void} chosen
  */
 export function range(text, least, most, step, chosen) {
-  const input = make("input", { type: "range", min: String(least), max: String(most), step: String(step) });
-  const output = make("output");
+  const id = text.toLowerCase().replaceAll(" ", "-");
+  const input = make("input", { type: "range", id, min: String(least), max: String(most), step: String(step) });
+  const output = make("output", { for: id });
   input.addEventListener("input", () => chosen(+input.value));
-  const element = make("label", { class: "range" }, make("span", {}, text), output, input);
+  // A label around all of it would name the output, which comes first.
+  const element = make("div", { class: "range" }, make("label", { for: id }, text), output, input);
   const show = (/** @type {number} */ value, /** @type {string} */ words) => {
     input.value = String(value);
     input.setAttribute("aria-valuetext", words);

@@ -9,6 +9,8 @@
 
 const KEPT = "streamer.key";
 const PROBE_MS = 5000;
+/** The longest wait before the daemon is asked again what it offers. */
+const ASK_MS = 30000;
 
 /** @returns {string} the API key, or "" */
 export function key() {
@@ -45,10 +47,23 @@ export async function info() {
   return answer.json();
 }
 
-/** @returns {Promise<boolean>} whether the daemon answers at all */
-export async function answers() {
+/**
+ * Ask until there is an answer, at longer and longer intervals; the first answer or failure ends the wait.
+ *
+ * @param {() => Promise<void>} ask
+ */
+export async function patiently(ask, delayMs = 1000) {
   try {
-    return (await asked("/healthz")).ok;
+    await ask();
+  } catch {
+    setTimeout(() => void patiently(ask, Math.min(2 * delayMs, ASK_MS)), delayMs);
+  }
+}
+
+/** @param {number} withinMs @returns {Promise<boolean>} whether the daemon answers at all */
+export async function answers(withinMs) {
+  try {
+    return (await asked("/healthz", {}, withinMs)).ok;
   } catch {
     return false;
   }
@@ -71,7 +86,12 @@ export async function diagnose(path) {
   }
 }
 
-/** @param {string} path @param {Record<string, string>} [headers] @returns {Promise<Response>} */
-function asked(path, headers = {}) {
-  return fetch(path, { cache: "no-store", headers, signal: AbortSignal.timeout(PROBE_MS) });
+/**
+ * @param {string} path
+ * @param {Record<string, string>} [headers]
+ * @param {number} [withinMs]
+ * @returns {Promise<Response>}
+ */
+function asked(path, headers = {}, withinMs = PROBE_MS) {
+  return fetch(path, { cache: "no-store", headers, signal: AbortSignal.timeout(withinMs) });
 }

@@ -36,6 +36,7 @@ const WORDS = {
   theme: ["system", "light", "dark"],
   contrast: ["normal", "high"],
 };
+const SWITCHES = new Map(Object.entries({ 1: true, true: true, 0: false, false: false }));
 /** @type {Record<string, [number, number]>} */
 const NUMBERS = { latency: [0, 60000], size: [SIZES.least, SIZES.most], lines: [1, 6] };
 
@@ -74,8 +75,20 @@ function understood(name, text) {
   }
   if (name === "room") return text === "" || ROOM.test(text) ? text : undefined;
   if (name === "mic" || name === "language") return text.slice(0, 100);
-  if (Object.hasOwn(DEFAULTS, name)) return { 1: true, true: true, 0: false, false: false }[text];
+  if (Object.hasOwn(DEFAULTS, name)) return SWITCHES.get(text);
   return undefined;
+}
+
+/**
+ * @param {Settings} settings
+ * @param {{latencies_ms: number[], languages: string[]}} offer of the daemon
+ * @returns {Partial<Settings>} what must change, as the daemon does not have it: then its own choice holds
+ */
+export function repaired(settings, offer) {
+  return {
+    ...(offer.latencies_ms.includes(settings.latency) ? {} : { latency: 0 }),
+    ...(offer.languages.includes(settings.language) ? {} : { language: "" }),
+  };
 }
 
 /** The settings of this page; a change is written into the address and told to who listens. */

@@ -5,7 +5,7 @@
  * @typedef {import("./settings.js").Settings} Settings
  * @typedef {import("./capture.js").Source & {seek?: (seconds: number) => void, length?: number}} Source
  * @typedef {"idle"|"starting"|"listening"|"held"|"finishing"|"reconnecting"|"trouble"} Name
- * @typedef {{name: Name, text: string}} Status
+ * @typedef {{name: Name, text: string, retryMs?: number}} Status  retryMs: until the next try
  */
 import { listenTo, openMicrophone, openTab } from "./capture.js";
 import { Link } from "./link.js";
@@ -19,6 +19,9 @@ const LONGEST_PENDING_S = 10;
 const MOST_WAITING_BYTES = 1 << 18;
 /** Sound that has not begun by then is held back by the browser. */
 const HELD_MS = 1500;
+/** A peak (0 to 1) that may be speech, and for how long after it the daemon should have something to say. */
+const LOUD = 0.05;
+const SPOKEN_MS = 3000;
 
 export class Speaker {
   /**
@@ -42,6 +45,7 @@ export class Speaker {
     this._pending = [];
     this._last = ""; // why the source ended by itself
     this._stopping = false;
+    this._loudAt = -Infinity;
     this._link = new Link({
       path: PATH,
       url: () => address(PATH, this._query()),
@@ -49,7 +53,13 @@ export class Speaker {
       change: (change) => this._changed(change),
       message: (message) => this._hear(message),
       closing: (link) => link.send({ type: "close" }),
+      spoken: () => performance.now() - this._loudAt < SPOKEN_MS,
     });
+  }
+
+  /** Of a file: how much of it was taken, 0 to 1; null where there is no end. */
+  get progress() {
+    return this.source?.length ? Math.min(1, (this.clock - this._began) / this.source.length) : null;
   }
 
   get running() {
@@ -59,7 +69,7 @@ export class Speaker {
   /** @param {File} [file] what to play where the source is a file */
   async start(file) {
     if (this.running) return;
-    this._say("starting", "Getting ready…");
+    this._say("starting", this._settings().source === "file" ? "Decoding the file…" : "Getting ready…");
     this._stopping = false;
     this._last = "";
     const { entries, end } = this._transcript;
@@ -89,6 +99,11 @@ export class Speaker {
     this.source = null;
     if (this._link.state.name === "idle") this._left();
     else this._link.stop();
+  }
+
+  /** Do not wait for the next try. */
+  retry() {
+    this._link.retry();
   }
 
   /** The options of the stream have changed: end it properly, go on with another; no sound is lost. */
@@ -124,6 +139,7 @@ export class Speaker {
     const { name } = this._link.state;
     if (name === "live") this._link.send(piece.pcm);
     else if (name !== "waiting") this._pending.push(piece);
+    if (piece.peak > LOUD) this._loudAt = performance.now();
     this.clock += piece.seconds;
     while (this._waitingSeconds() > LONGEST_PENDING_S) this._pending.shift();
     this._told.level(piece.peak);
@@ -156,7 +172,8 @@ export class Speaker {
     if (before.name === "closing" && end?.heard === null)
       this._last = `${because(reason, detail)} The last words may be missing.`;
     if (state.name === "live") this._state();
-    else if (state.name === "waiting") this._say("reconnecting", `${because(reason, detail)} Trying again…`);
+    else if (state.name === "waiting")
+      this._say("reconnecting", `${because(reason, detail)} Trying again…`, state.delayMs);
     else if (state.name === "failed") this._fail(because(reason, detail));
     else if (state.name === "idle") this._left();
   }
@@ -221,9 +238,9 @@ export class Speaker {
     return query;
   }
 
-  /** @param {Name} name @param {string} text */
-  _say(name, text) {
-    this.status = { name, text };
+  /** @param {Name} name @param {string} text @param {number} [retryMs] */
+  _say(name, text, retryMs) {
+    this.status = { name, text, retryMs };
     this._told.status(this.status);
   }
 }

@@ -1,7 +1,7 @@
 /**
- * The stage that captions are read on: shows what has changed once a frame, however much it is, follows what is new while the reader is at its end, shows a word's times under
- * the pointer or the arrow keys, and reads settled text out to screen readers. Knows nothing of where the words come
- * from.
+ * The stage that captions are read on: shows what has changed once a frame, however much it is, follows what is new
+ * while the reader is at its end, shows a word's times under the pointer or the arrow keys, and reads settled text out
+ * to screen readers. Knows nothing of where the words come from.
  *
  * @typedef {import("./transcript.js").Entry} Entry
  */

@@ -5,6 +5,7 @@
 import { byId, make } from "./elements.js";
 import { listenForKeys } from "./keyboard.js";
 import { flipTheme, fullScreen, resize } from "./look.js";
+import { WRONG_KEY } from "./messages.js";
 import { keysPanel, lookFields, panel, transcriptPanel } from "./panels.js";
 import { keepKey, key } from "./server.js";
 
@@ -66,13 +67,34 @@ export function keyFields(entered) {
 export function notice(text) {
   const element = byId("notice");
   element.hidden = text === "";
-  if (element.textContent !== text) element.textContent = text;
+  const said = byId("notice-text");
+  if (said.textContent !== text) said.textContent = text;
 }
 
-/** @param {{name: string, text: string}} status @param {string} idle what is shown where there is nothing to say */
-export function showStatus({ name, text }, idle) {
+let counting = 0;
+
+/** @param {number|undefined} ms until the next try of the connection; undefined: there is none */
+function countDown(ms) {
+  clearInterval(counting);
+  byId("countdown").hidden = byId("retry").hidden = ms === undefined;
+  if (ms === undefined) return;
+  const end = performance.now() + ms;
+  const show = () => {
+    const left = Math.ceil((end - performance.now()) / 1000);
+    byId("countdown").textContent = left > 0 ? `in ${left} s` : "now";
+  };
+  show();
+  counting = setInterval(show, 250);
+}
+
+/**
+ * @param {{name: string, text: string, retryMs?: number}} status
+ * @param {string} idle what is shown where there is nothing to say
+ */
+export function showStatus({ name, text, retryMs }, idle) {
   byId("status").dataset.name = name;
   const short = { trouble: "Stopped", reconnecting: "Reconnecting…", held: "Waiting" }[name];
   byId("status-text").textContent = short ?? (text || idle);
-  notice(short ? text : "");
+  notice(short ? text + (text === WRONG_KEY ? " Enter it under Settings." : "") : "");
+  countDown(retryMs);
 }

@@ -2,7 +2,7 @@
 import { stayAwake } from "./awake.js";
 import { byId } from "./elements.js";
 import { look } from "./look.js";
-import { info, key, takeKey } from "./server.js";
+import { info, key, patiently, takeKey } from "./server.js";
 import { Store } from "./settings.js";
 import { Stage } from "./stage.js";
 import { keyFields, notice, showStatus, tools } from "./tools.js";
@@ -27,8 +27,13 @@ const watcher = new Watcher(room, transcript, (status) => {
 });
 const { settings } = tools(store, transcript, { sections: [keyFields(() => watcher.start())], keys: [] });
 
-try {
+byId("retry").addEventListener("click", () => watcher.retry());
+
+let learnt = false;
+
+async function learn() {
   const offer = await info();
+  learnt = true;
   byId("about").textContent = offer.model;
   const asks = offer.key_required && (offer.rooms?.watch_needs_key ?? true);
   byId("key-section").hidden = !asks;
@@ -39,6 +44,7 @@ try {
   } else {
     watcher.start();
   }
-} catch {
-  watcher.start(); // it says what is wrong, and comes back
 }
+
+await patiently(learn);
+if (!learnt) watcher.start(); // it says what is wrong, and comes back

@@ -3,7 +3,7 @@
  * this viewer's own losses. Knows nothing of what is shown.
  *
  * @typedef {"waiting"|"live"|"away"|"reconnecting"|"trouble"} Name
- * @typedef {{name: Name, text: string}} Status
+ * @typedef {{name: Name, text: string, retryMs?: number}} Status  retryMs: until the next try
  */
 import { Link } from "./link.js";
 import { because } from "./messages.js";
@@ -41,6 +41,11 @@ export class Watcher {
 
   stop() {
     this._link.stop();
+  }
+
+  /** Do not wait for the next try. */
+  retry() {
+    this._link.retry();
   }
 
   /** @param {import("./socket.js").Message} message */
@@ -96,7 +101,8 @@ export class Watcher {
   _changed({ state, reason, end }) {
     const why = because(reason, end?.error?.message);
     if (state.name === "live") this._say();
-    else if (state.name === "waiting") this._told({ name: "reconnecting", text: `${why} Trying again…` });
+    else if (state.name === "waiting")
+      this._told({ name: "reconnecting", text: `${why} Trying again…`, retryMs: state.delayMs });
     else if (state.name === "failed") this._told({ name: "trouble", text: why });
   }
 

@@ -65,7 +65,9 @@ async def play(page: Page, path: Path) -> None:
 async def clock(page: Page, seconds: float) -> None:
     """Wait until the page has taken so much sound."""
     await page.wait_for_function(
-        f"() => document.getElementById('clock').textContent.split(':').reduce((a, b) => 60 * a + +b, 0) >= {seconds}",
+        """(seconds) => document.getElementById('clock').textContent.split(':')
+          .reduce((sum, part) => 60 * sum + parseInt(part), 0) >= seconds""",
+        arg=seconds,
         timeout=60_000,
     )
 

@@ -128,8 +128,24 @@ async def test_the_keyboard_is_enough(home: House, opened: Opener) -> None:
     assert "% sure" in await page.inner_text("#tip")
 
 
+async def nameless(page: Page) -> list[str]:
+    """Controls that a screen reader has no name for."""
+    session = await page.context.new_cdp_session(page)
+    nodes = (await session.send("Accessibility.getFullAXTree"))["nodes"]
+    controls = {"button", "checkbox", "combobox", "link", "radio", "slider", "textbox"}
+    seen = [node for node in nodes if not node["ignored"] and node["role"]["value"] in controls]
+    assert seen
+    return [str(node) for node in seen if node["name"]["value"].strip() == ""]
+
+
 async def test_every_control_has_a_visible_focus_and_a_name(home: House, opened: Opener) -> None:
-    page = await opened(home.http)
+    page = await opened(f"{home.http}/?room=names")
+    assert await nameless(page) == []
+    assert await page.get_by_role("slider", name="Latency", exact=True).count() == 1
+    await page.click("#open-settings")
+    assert await nameless(page) == []
+    assert await page.get_by_role("slider", name="Text size", exact=True).count() == 1
+    await escape(page)
     stops = []
     for _ in range(12):
         await page.keyboard.press("Tab")

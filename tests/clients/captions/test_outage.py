@@ -65,7 +65,8 @@ async def test_a_connection_that_is_dead_though_nobody_closed_it_is_noticed(home
     before = await words(page, least=2)
     await page.context.set_offline(True)
     await status(page, "reconnecting")
-    assert "Trying again" in await page.inner_text("#notice")
+    assert "Trying again" in await page.inner_text("#notice-text")
+    assert re.fullmatch(r"in [1-3] s|now", await page.inner_text("#countdown"))
     await page.wait_for_selector(".gap.lasting")
     await time_passes(page)
     await page.context.set_offline(False)
@@ -129,7 +130,9 @@ async def test_a_full_server_is_tried_again_until_it_has_room(opened: Opener) ->
             page = await opened(home.http)
             await page.click("#start")
             await status(page, "reconnecting")
-            assert await page.inner_text("#notice") == "The server is full. Trying again…"
+            assert await page.inner_text("#notice-text") == "The server is full. Trying again…"
+        await page.click("#retry")
         await status(page, "listening")
+        assert await page.is_hidden("#retry")
         await words(page, least=1)
         assert LOST.fullmatch((await paragraphs(page))[0])

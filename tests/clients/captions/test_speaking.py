@@ -185,7 +185,7 @@ async def test_the_sound_of_a_tab_is_asked_for_in_words(home: House, opened: Ope
     await page.evaluate("() => { navigator.mediaDevices.getDisplayMedia = async () => new MediaStream(); }")
     await page.click("#start")
     await status(page, "trouble")
-    assert "without its sound" in await page.inner_text("#notice")
+    assert "without its sound" in await page.inner_text("#notice-text")
 
 
 async def test_a_second_start_goes_on_with_the_clock(
@@ -235,6 +235,6 @@ async def test_a_browser_that_holds_the_sound_back_is_said_to(home: House, opene
     )
     await page.click("#start")
     await status(page, "held")
-    assert "Click or press a key" in await page.inner_text("#notice")
+    assert "Click or press a key" in await page.inner_text("#notice-text")
     await page.evaluate("() => Object.defineProperty(AudioContext.prototype, 'state', {get: () => 'running'})")
     await status(page, "listening")

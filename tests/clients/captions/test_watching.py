@@ -12,7 +12,7 @@ from playwright.async_api import Page, WebSocketRoute
 from tests.clients.captions.cable import cable
 from tests.clients.captions.conftest import Opener
 from tests.clients.captions.page import Message, download, paragraphs, play, said, start, status, stop, words
-from tests.streamer.house import House, until
+from tests.streamer.house import House, house, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -88,7 +88,7 @@ async def test_a_room_in_which_somebody_speaks_is_refused_in_plain_words(
         page = await opened(f"{home.http}/?room={room}")
         await page.click("#start")
         await status(page, "trouble")
-        assert "Somebody else is speaking in this room" in await page.inner_text("#notice")
+        assert "Somebody else is speaking in this room" in await page.inner_text("#notice-text")
 
 
 def live(session: str, at: float, away: float | None) -> Message:
@@ -209,7 +209,28 @@ async def test_the_overlay_starts_its_own_microphone_where_it_is_told_to(home: H
     overlay = await opened(f"{home.http}/overlay?start=1")
     await words(overlay, least=2)
     assert await overlay.is_hidden("#start")
+    repaired = await opened(f"{home.http}/overlay?start=1&latency=77&language=xx")
+    await words(repaired, least=1)
+    assert repaired.url == f"{home.http}/overlay?start=1"
     asked = await opened(f"{home.http}/overlay")
     assert await asked.is_visible("#start")
     await asked.click("#start")
     await words(asked, least=1)
+
+
+async def test_an_overlay_of_a_room_that_cannot_be_says_so(home: House, opened: Opener) -> None:
+    overlay = await opened(f"{home.http}/overlay?room=no/such&start=1")
+    assert "letters, digits, - and _ only" in await overlay.inner_text("#status")
+    assert await overlay.is_hidden("#start")
+
+
+async def test_an_overlay_without_the_key_says_where_it_goes_and_takes_it_there(opened: Opener) -> None:
+    async with house("server.key=sesame") as home:
+        overlay = await opened(f"{home.http}/overlay?room=stage")
+        await overlay.wait_for_function("() => document.getElementById('status').textContent.includes('#key=')")
+        async with overlay.expect_event("websocket"):
+            await overlay.goto(f"{home.http}/overlay?room=stage#key=sesame")
+        await overlay.wait_for_function("() => document.getElementById('status').hidden")
+        speaker = await opened(f"{home.http}/?room=stage#key=sesame")
+        await speaker.click("#open-settings")
+        assert "Only this computer can open these links" in await speaker.inner_text("#room-hint")
