@@ -49,7 +49,7 @@ function toggle() {
 const sound = soundFields(store);
 const room = roomFields(store);
 const { settings: openSettings } = tools(store, transcript, {
-  sections: [keyFields(() => notice("")), sound.element, room.element],
+  sections: [keyFields(() => notice(""), () => speaker.running || toggle()), sound.element, room.element],
   keys: [["S", "Start or stop", toggle]],
 });
 byId("start").addEventListener("click", toggle);

@@ -171,7 +171,7 @@ export function txt(entries) {
 /** @param {Entry[]} entries @returns {string} */
 export function srt(entries) {
   const blocks = cues(entries).map(
-    (cue, i) => `${i + 1}\n${clock(cue.start, ",")} --> ${clock(cue.end, ",")}\n${cue.lines.join("\n")}\n`,
+    (cue, i) => `${i + 1}\n${clock(cue.start, ",")} --> ${clock(cue.end, ",")}\n${cue.lines.map(plain).join("\n")}\n`,
   );
   return blocks.join("\n");
 }
@@ -207,6 +207,14 @@ export function clock(seconds, point) {
   const two = (/** @type {number} */ n) => String(n).padStart(2, "0");
   const [h, m, s] = [Math.floor(ms / 3600000), Math.floor(ms / 60000) % 60, Math.floor(ms / 1000) % 60];
   return `${two(h)}:${two(m)}:${two(s)}${point}${String(ms % 1000).padStart(3, "0")}`;
+}
+
+/** @param {string} line SRT cannot escape: what players take for an arrow or a tag is written a little differently */
+function plain(line) {
+  return line
+    .replaceAll("-->", "->")
+    .replaceAll(/<(\/?[a-z][^<>]*)>/gi, "‹$1›")
+    .replaceAll(/\{(\\[^{}]*)\}/g, "($1)");
 }
 
 /** @param {string} line WebVTT has marks of its own */

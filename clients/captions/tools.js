@@ -46,12 +46,26 @@ export function tools(store, transcript, { sections, keys }) {
   return { settings };
 }
 
-/** @param {() => void} entered @returns {HTMLElement} where the key is typed; hidden until the daemon asks for one */
-export function keyFields(entered) {
+/**
+ * Where the key is typed; hidden until the daemon asks for one.
+ *
+ * @param {() => void} entered
+ * @param {() => void} done it was entered with Enter, and the panel is closed: what waited for it may go on
+ * @returns {HTMLElement}
+ */
+export function keyFields(entered, done = () => {}) {
   const input = make("input", { type: "password", id: "key", autocomplete: "off", value: key() });
   input.addEventListener("change", () => {
     keepKey(input.value.trim());
     entered();
+  });
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || input.value.trim() === "") return;
+    event.preventDefault();
+    keepKey(input.value.trim());
+    entered();
+    input.closest("dialog")?.close();
+    done();
   });
   const hint = make("p", { class: "hint" }, "Kept in this tab only, until it is closed.");
   return make(

@@ -190,6 +190,12 @@ async def test_markup_in_words_is_no_markup_in_webvtt(page: Page) -> None:
     assert "a&lt;b&gt; &amp; c" in said
 
 
+async def test_what_players_take_for_an_arrow_or_a_tag_is_neither_in_srt(page: Page) -> None:
+    said = await run(page, "subtitles", "return m.srt(given)", [segment("a --> <b>b</b> 1<2 {\\an8}")])
+    assert said.count("-->") == 1
+    assert "a -> \u2039b\u203ab\u2039/b\u203a 1<2 (\\an8)" in said
+
+
 # The address.
 
 

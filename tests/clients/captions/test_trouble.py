@@ -42,6 +42,9 @@ async def test_who_has_no_key_is_asked_for_it(opened: Opener) -> None:
         await page.wait_for_function("() => !document.getElementById('key-section').hidden")
         await page.click("#start")
         assert await page.evaluate("document.activeElement.id") == "key"
+        await page.keyboard.type("sesame")
+        await page.keyboard.press("Enter")
+        await status(page, "listening")
         viewer = await opened(f"{home.http}/watch/stage")
         await viewer.wait_for_function("() => document.activeElement.id === 'key'")
         await viewer.fill("#key", "sesame")
