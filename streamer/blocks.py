@@ -1,9 +1,11 @@
 """One recording's bytes to blocks of 16 kHz samples, so that its length never matters. Knows nothing of folders.
 
 Whole files of the kinds that the daemon decodes are decoded as it does it (`streamer.codecs`), so that the same bytes
-give the same words. libsndfile reads the others, parts of files, and all that it can where PyAV (the extra `codecs`) is
-missing; PyAV alone reads the rest. All blocks together are, bit for bit, what one block as long as the recording would
-be (MP3 by libsndfile to 1e-7), for mixing is elementwise and soxr's stream does not depend on its chunks.
+give the same words; but for Ogg: libsndfile decodes Opus at the rate that was encoded, FFmpeg at 48 kHz alone, and whoever
+reads a recording with libsndfile and streams its samples must get the words of the file. libsndfile also reads the other
+kinds, parts of files, and all that it can where PyAV (the extra `codecs`) is missing; PyAV alone reads the rest. All
+blocks together are, bit for bit, what one block as long as the recording would be (MP3 by libsndfile to 1e-7), for mixing
+is elementwise and soxr's stream does not depend on its chunks.
 """
 
 from __future__ import annotations
@@ -134,7 +136,7 @@ def _what_is_wrong(samples: Samples) -> str:
 
 def _raw(source: Path | io.BytesIO, name: str, part: Part) -> Iterator[tuple[Samples, int]]:
     known = _known(source, name) if part == WHOLE and importlib.util.find_spec("av") is not None else None
-    if known not in (None, "wav"):
+    if known not in (None, "wav", "ogg"):
         yield from _decoded(source, name, "")
         return
     _rewind(source)
@@ -149,8 +151,16 @@ def _raw(source: Path | io.BytesIO, name: str, part: Part) -> Iterator[tuple[Sam
         else:
             try:
                 yield from _by_libsndfile(file, name, part)
+                if known == "ogg":
+                    _check_last_page(source, name)
             except soundfile.LibsndfileError as error:  # of a place that it could not go to
                 raise Unreadable(f"{name}: damaged ({_reason(error) or 'it cannot be decoded'})") from None
+
+
+def _check_last_page(source: Path | io.BytesIO, name: str) -> None:
+    with _bytes_of(source) as file:
+        if (lack := missing(file, "ogg", 0, 0)) is not None:
+            raise CutOff(f"{name}: ends {lack} (cut off?)")
 
 
 def _known(source: Path | io.BytesIO, name: str) -> str | None:

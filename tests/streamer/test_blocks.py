@@ -54,7 +54,16 @@ def test_without_pyav_libsndfile_reads_what_it_can(
     np.testing.assert_allclose(read(path), soundfile.read(path, dtype="float32")[0], atol=2e-7)
 
 
-@pytest.mark.parametrize("name", ["ogg opus", "ogg vorbis", "flac", "mp3", "webm opus", "mp4 aac"])
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_opus_in_ogg_is_read_at_the_rate_it_was_encoded_at_with_pyav_or_without(tmp_path: Path, rate: int) -> None:
+    path = saved(tmp_path / "a.ogg", TONE, rate, format="OGG", subtype="OPUS")
+    samples, found = soundfile.read(path, dtype="float32")
+    assert found == rate
+    expected = soxr.resample(samples, rate, 16000, quality="HQ") if rate != 16000 else samples
+    np.testing.assert_array_equal(read(path), expected)
+
+
+@pytest.mark.parametrize("name", ["flac", "mp3", "webm opus", "mp4 aac"])
 def test_the_samples_are_those_that_the_daemon_hears(tmp_path: Path, name: str) -> None:
     pytest.importorskip("av", reason="PyAV, the extra codecs")
     container, data = recordings()[name]
