@@ -1,11 +1,11 @@
 """One recording's bytes to blocks of 16 kHz samples, so that its length never matters. Knows nothing of folders.
 
 Whole files of the kinds that the daemon decodes are decoded as it does it (`streamer.codecs`), so that the same bytes
-give the same words; but for Ogg: libsndfile decodes Opus at the rate that was encoded, FFmpeg at 48 kHz alone, and whoever
-reads a recording with libsndfile and streams its samples must get the words of the file. libsndfile also reads the other
-kinds, parts of files, and all that it can where PyAV (the extra `codecs`) is missing; PyAV alone reads the rest. All
-blocks together are, bit for bit, what one block as long as the recording would be (MP3 by libsndfile to 1e-7), for mixing
-is elementwise and soxr's stream does not depend on its chunks.
+give the same words; but for Ogg: libsndfile decodes Opus at the rate that was encoded, FFmpeg at 48 kHz alone, and
+whoever reads a recording with libsndfile and streams its samples must get the words of the file. libsndfile also
+reads the other kinds, parts of files, and all that it can where PyAV (the extra `codecs`) is missing; PyAV alone
+reads the rest. All blocks together are, bit for bit, what one block as long as the recording would be (MP3 by
+libsndfile to 1e-7), for mixing is elementwise and soxr's stream does not depend on its chunks.
 """
 
 from __future__ import annotations
