@@ -66,7 +66,7 @@ export function roomFields(store) {
   const show = () => {
     const { room } = store.now;
     input.value = room;
-    hint.textContent = room ? readers(needsKey) : "Give your captions a room, and others can read along.";
+    hint.textContent = room ? `${readers(needsKey)}${needsKey ? OBS_KEY : ""}` : "Give your captions a room, and others can read along.";
     const rows = room
       ? [
           ["To read along", `/watch/${room}`],
@@ -100,10 +100,11 @@ export function roomFields(store) {
   return { element, offer };
 }
 
+const OBS_KEY = " OBS cannot ask for the key: add #key=… to its link.";
+
 /** @param {boolean} needsKey @returns {string} who can read along */
 function readers(needsKey) {
   if (/^(localhost|127\..*|\[::1\])$/.test(location.hostname))
     return `Only this computer can open these links: others need the server's own name, not ${location.hostname}.`;
-  if (!needsKey) return "Who has the link can read along.";
-  return "Who has the link and the key can read along. OBS cannot ask for the key: add #key=… to its link.";
+  return needsKey ? "Who has the link and the key can read along." : "Who has the link can read along.";
 }

@@ -14,6 +14,16 @@ class Cable:
         self.http = ""
         self._port = port
         self._ends: set[asyncio.StreamWriter] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
+
+    def freeze(self) -> None:
+        """What a network that dies without a word does: everything stays open, nothing comes through."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """What was held back comes through."""
+        self._flows.set()
 
     def cut(self) -> None:
         """What a network that breaks does: no close frame, no last words. What connects later goes through."""
@@ -26,12 +36,19 @@ class Cable:
             there, back = await asyncio.open_connection("127.0.0.1", self._port)
             self._ends |= {writer, back}
             await asyncio.wait(
-                [asyncio.create_task(_carry(reader, back)), asyncio.create_task(_carry(there, writer))],
+                [asyncio.create_task(self._carry(reader, back)), asyncio.create_task(self._carry(there, writer))],
                 return_when=asyncio.FIRST_COMPLETED,
             )
             back.transport.abort()
             self._ends -= {writer, back}
         writer.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await self._flows.wait()
+                writer.write(data)
+                await writer.drain()
 
 
 @asynccontextmanager
@@ -44,11 +61,5 @@ async def cable(port: int) -> AsyncIterator[Cable]:
         yield own
     finally:
         server.close()
+        own.thaw()
         own.cut()
-
-
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()

@@ -77,6 +77,19 @@ async def test_a_connection_that_is_dead_though_nobody_closed_it_is_noticed(home
     assert (await gap(page))["end"] > (await gap(page))["start"]
 
 
+async def test_a_network_that_dies_without_a_word_is_noticed_while_somebody_speaks(home: House, opened: Opener) -> None:
+    async with cable(home.port) as network:
+        page = await opened(network.http)
+        await start(page)
+        before = await words(page, least=2)
+        network.freeze()
+        await status(page, "reconnecting")
+        network.thaw()
+        await page.wait_for_selector(".gap:not(.lasting)")
+        await words(page, least=len(before) + 2)
+        assert (await gap(page))["end"] - (await gap(page))["start"] > 1
+
+
 async def test_a_server_that_restarts_says_its_last_words_and_is_found_again(opened: Opener) -> None:
     async with house() as home:
         port = home.port

@@ -233,4 +233,6 @@ async def test_an_overlay_without_the_key_says_where_it_goes_and_takes_it_there(
         await overlay.wait_for_function("() => document.getElementById('status').hidden")
         speaker = await opened(f"{home.http}/?room=stage#key=sesame")
         await speaker.click("#open-settings")
-        assert "Only this computer can open these links" in await speaker.inner_text("#room-hint")
+        hint = await speaker.inner_text("#room-hint")
+        assert "Only this computer can open these links" in hint
+        assert "add #key=… to its link" in hint
