@@ -29,9 +29,15 @@ def said(kind: str, segment: int, text: str, stable: int = 0) -> Message:
     }
 
 
+async def frame(page: Page) -> None:
+    """Wait until what the page knows is written on it."""
+    await page.evaluate("() => new Promise(requestAnimationFrame)")
+
+
 async def status(page: Page, name: str) -> None:
-    """Wait until the page says that this is its state."""
+    """Wait until the page says that this is its state, and shows what belongs to it."""
     await page.wait_for_function(f"() => document.getElementById('status').dataset.name === '{name}'")
+    await frame(page)
 
 
 async def start(page: Page) -> None:
@@ -82,6 +88,7 @@ async def words(page: Page, least: int = 1) -> list[str]:
 
 async def paragraphs(page: Page) -> list[str]:
     """What is written on the stage, line by line: segments and gaps."""
+    await frame(page)
     lines = "[...document.getElementById('captions').children].map((line) => line.textContent)"
     found: list[str] = await page.evaluate(lines)
     return found
