@@ -144,7 +144,8 @@ async def test_a_full_server_is_tried_again_until_it_has_room(opened: Opener) ->
             await page.click("#start")
             await status(page, "reconnecting")
             assert await page.inner_text("#notice-text") == "The server is full. Trying again…"
-        await page.click("#retry")
+            await page.wait_for_function("() => document.querySelector('#clock').textContent !== '0:00'")
+            await page.click("#retry")
         await status(page, "listening")
         assert await page.is_hidden("#retry")
         await words(page, least=1)
