@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.audio import first_wrong
+from streamer.audio import container, first_wrong
 from streamer.codecs.piece import Broken, Damaged, NoCodecs, Piece, Readable, Source, plain
 from streamer.codecs.wav import read_header, read_samples
 
@@ -37,13 +37,6 @@ CONTAINERS = ("webm", "ogg", "flac", "mp3", "mp4", "wav")
 RATES = (8_000, 192_000)  # hertz
 MOST_CHANNELS = 8
 HEAD_BYTES = 12  # that tell a container
-_MARKS = {
-    "wav": ((0, b"RIFF"), (8, b"WAVE")),
-    "webm": ((0, b"\x1a\x45\xdf\xa3"),),
-    "flac": ((0, b"fLaC"),),
-    "ogg": ((0, b"OggS"),),
-    "mp4": ((4, b"ftyp"),),
-}
 
 
 def check_installed(container: str) -> None:
@@ -54,12 +47,12 @@ def check_installed(container: str) -> None:
 
 
 def container_of(head: bytes) -> str | None:
-    """The container that begins with these bytes (12 are enough), None if it is none of ours."""
-    for name, marks in _MARKS.items():
-        if all(head[at : at + len(mark)] == mark for at, mark in marks):
-            return name
-    if head[:4] == b"RF64" and head[8:12] == b"WAVE":
-        return "wav"
+    """The container that a file begins with (12 bytes are enough), None if it is none of ours.
+
+    Of a file one MP3 sync is proof enough; among bare samples it would not be.
+    """
+    if (known := container(head)) is not None:
+        return known
     sync = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2
     return "mp3" if head[:3] == b"ID3" or sync else None
 
