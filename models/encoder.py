@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import Attention, KeyValues, PassThrough, Ring, sinusoids
+from models.attention import Attention, PassThrough, Ring, sinusoids
 from models.config import ModelConfig
+from models.operators import Operators, Plain
 from models.state import EncoderState
 from models.subsampling import ENDLESS, Subsampling, within
 
@@ -80,13 +81,15 @@ class ConformerLayer(nn.Module):
         self.norm_out = nn.LayerNorm(d)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, layer: int, kv: KeyValues, tail: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
-        x = x + 0.5 * self._drop(self.feed_forward1(self.norm_feed_forward1(x)))
-        x = x + self._drop(self.self_attn(self.norm_self_att(x), layer, kv))
-        h, new_tail = self.conv(self.norm_conv(x), tail, live)
-        x = x + self._drop(h)
-        x = x + 0.5 * self._drop(self.feed_forward2(self.norm_feed_forward2(x)))
-        return self.norm_out(x), new_tail
+    def forward(self, x: Tensor, layer: int, ops: Operators, live: Tensor) -> Tensor:
+        y = self.feed_forward1(ops.norm(x, self.norm_feed_forward1))
+        x, h = ops.add_norm(x, self._drop(y), 0.5, self.norm_self_att)
+        y = ops.attend(layer, self.self_attn, h)
+        x, h = ops.add_norm(x, self._drop(y), 1.0, self.norm_conv)
+        y = ops.convolve(layer, self.conv, h, live)
+        x, h = ops.add_norm(x, self._drop(y), 1.0, self.norm_feed_forward2)
+        _, h = ops.add_norm(x, self._drop(self.feed_forward2(h)), 0.5, self.norm_out)
+        return h
 
     def _drop(self, x: Tensor) -> Tensor:
         return drop(x, self.dropout, self.training)
@@ -118,12 +121,12 @@ class Encoder(nn.Module):
     ) -> tuple[Tensor, EncoderState, Tensor]:
         """`forward` with the positional tables already projected: what backends and the exporter run."""
         chunk = mel.shape[1] // 8
-        mel_length = torch.where(last, 8 * state.frames - 7 + valid, ENDLESS)
-        end = torch.where(last, self._frames_of(mel_length), state.frames + chunk)
+        mel_length, end = self.lengths(state.frames, chunk, valid, last)
         out = (end - state.frames).clamp(min=0)
-        kv.place(chunk, end)
-        y, tails, conv = self._layers(mel, state, mel_length, end, kv)
-        new = EncoderState(*tails, tuple(kv.keys), tuple(kv.values), conv, state.frames + out)
+        ops = Plain(kv.place(chunk, end), state.conv)
+        x, tails = self.pre_encode(mel, (state.mel, state.sub1, state.sub2), state.frames, mel_length)
+        y = self.through(x, state.frames, end, ops)
+        new = EncoderState(*tails, tuple(kv.keys), tuple(kv.values), tuple(ops.tails), state.frames + out)
         return y, new, out
 
     def offline(self, mel: Tensor, lengths: Tensor, context: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -138,21 +141,22 @@ class Encoder(nn.Module):
         state = EncoderState.zeros(self.config, mel.shape[0], ring=0)
         tables = self.position_tables(count - 1, count - 1)
         kv = PassThrough.over(tables, frames, self.config, context)
-        y, _, _ = self._layers(mel, state, lengths, frames, kv)
-        return y, frames
+        x, _ = self.pre_encode(mel, (state.mel, state.sub1, state.sub2), state.frames, lengths)
+        return self.through(x, state.frames, frames, Plain(kv, state.conv)), frames
 
-    def _layers(
-        self, mel: Tensor, state: EncoderState, mel_length: Tensor, end: Tensor, kv: KeyValues
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
-        x, tails = self.pre_encode(mel, (state.mel, state.sub1, state.sub2), state.frames, mel_length)
+    def lengths(self, frames: Tensor, chunk: int, valid: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Mel and encoder frames of each row's stream (B,) as known with this chunk; the mel frames may be ENDLESS."""
+        mel_length = torch.where(last, 8 * frames - 7 + valid, ENDLESS)
+        return mel_length, torch.where(last, self._frames_of(mel_length), frames + chunk)
+
+    def through(self, x: Tensor, first: Tensor, end: Tensor, ops: Operators) -> Tensor:
+        """All layers: x (B, T, d_model) from stream frame `first` (B,) on, of which those before `end` (B,) count."""
         if self.config.xscaling:
             x = x * math.sqrt(self.config.d_model)
-        live = within(state.frames, x.shape[1], end)[:, :, None]
-        conv = []
+        live = within(first, x.shape[1], end)[:, :, None]
         for index, layer in enumerate(self.layers):
-            x, tail = layer(x, index, kv, state.conv[index], live)
-            conv.append(tail)
-        return x, tails, tuple(conv)
+            x = layer(x, index, ops, live)
+        return x
 
     def position_tables(self, ahead: int, behind: int) -> list[Tensor]:
         """For each layer (heads, head_dim, ahead + 1 + behind): positions -ahead ... behind (query minus key)."""

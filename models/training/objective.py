@@ -99,7 +99,7 @@ def loss_of(model: Model, batch: Batch, context: tuple[int, int], stage: Stage, 
     between: list[Tensor] = []
     count = len(model.encoder.layers)
     inner = sorted({(count - 1) // 3, 2 * (count - 1) // 3}) if stage.inter_ctc_weight else []
-    hooks = [model.encoder.layers[i].register_forward_hook(lambda *call: between.append(call[2][0])) for i in inner]
+    hooks = [model.encoder.layers[i].register_forward_hook(lambda *call: between.append(call[2])) for i in inner]
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         enc, frames = model.encoder.offline(batch.mel, batch.frames, context)
     for hook in hooks:

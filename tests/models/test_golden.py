@@ -117,7 +117,7 @@ def test_every_block_gives_what_nemos_block_gives(name: str) -> None:
     seen: dict[str, torch.Tensor] = {}
 
     def keep(key: str) -> Callable[..., None]:
-        return lambda _module, _inputs, output: seen.__setitem__(key, output[0])
+        return lambda *call: seen.__setitem__(key, call[2][0] if isinstance(call[2], tuple) else call[2])
 
     hooks = [model.encoder.pre_encode.register_forward_hook(keep("pre_encode"))]
     hooks += [layer.register_forward_hook(keep(f"layer{i}")) for i, layer in enumerate(model.encoder.layers)]
