@@ -162,6 +162,7 @@ class Backend(Protocol):
     precision: str
     slots: int
     contiguous: bool  # True: a launch is fast on neighbouring slots only
+    depth: int  # launches that may be under way before the first is collected; they are collected in their order
 
     def open(self, slot: int, prompt: int | None = None) -> None:
         """Make `slot` a stream that heard nothing; `prompt` is a language's index where the model has prompts."""
@@ -177,6 +178,9 @@ class Backend(Protocol):
 
     def put(self, slot: int, state: State) -> None:
         """Make `slot` the stream that `state` is."""
+
+    def fork(self, source: int, target: int) -> None:
+        """Make `target` the stream that `source` is; no launch with either of them is under way."""
 
     def close(self) -> None:
         """Give back memory and threads."""

@@ -23,6 +23,7 @@ class CpuBackend(ABC):
 
     name: str
     contiguous: bool
+    depth = 1  # `launch` does the work
 
     def __init__(
         self,
@@ -88,6 +89,10 @@ class CpuBackend(ABC):
         self._check_slot(slot)
         state.check(self.model_hash, self.name, self.precision)
         self.arena.put(slot, state)
+
+    def fork(self, source: int, target: int) -> None:
+        """`target` goes on with a copy of the stream in `source`."""
+        self.put(target, self.take(source))
 
     def close(self) -> None:
         """No stream is open from here on; memory goes with the object."""

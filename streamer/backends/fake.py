@@ -1,12 +1,14 @@
 """A deterministic toy that is a real backend: the loudness of an 80 ms frame is a letter, silence parts words.
 
 Every verb is here, so the server's tests need no weights. Faults come by constructor only, never by what is heard.
+What a device forbids while launches are under way is refused here, too.
 """
 
 from __future__ import annotations
 
 import string
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,8 @@ class Faults:
 
     on_launch: Callable[[int, Sequence[Row]], None] = lambda _launch, _rows: None
     """Called with the launch's number (from 0) and rows; may raise, or sleep."""
+    on_collect: Callable[[int], None] = lambda _launch: None
+    """Called when a launch's results are asked for, with its number; may raise, or sleep."""
     on_row: Callable[[Row], Exception | None] = lambda _row: None
     """The exception that this row alone meets."""
     on_take: Callable[[int], None] = lambda _slot: None
@@ -86,16 +90,20 @@ class FakeBackend:
 
     name, precision = "fake", "fp32"
 
-    def __init__(self, slots: int = 8, faults: Faults | None = None, *, contiguous: bool = True) -> None:
-        self.config, self.slots, self.contiguous = CONFIG, slots, contiguous
+    def __init__(
+        self, slots: int = 8, faults: Faults | None = None, *, contiguous: bool = True, depth: int = 1
+    ) -> None:
+        self.config, self.slots, self.contiguous, self.depth = CONFIG, slots, contiguous, depth
         self.tokenizer: Tokenizer = Labels(LABELS)
         self.launches = 0
         self._faults = faults or Faults()
         self._arena = np.zeros((slots, len(COLUMNS)), np.int64)
         self._opened = np.zeros(slots, np.bool_)
+        self._under_way: deque[tuple[int, Ticket, frozenset[int]]] = deque()  # number, ticket, slots
 
     def open(self, slot: int, prompt: int | None = None) -> None:
         self._check_slot(slot)
+        self._check_still(slot)
         if prompt is not None:
             raise BackendError("prompt", prompt, "none: the toy knows one language")
         self._arena[slot] = 0
@@ -107,11 +115,21 @@ class FakeBackend:
             raise BackendError("chunk", chunk, "one of " + ", ".join(map(str, self.config.chunks)))
         if len({row.slot for row in rows}) != len(rows):
             raise BackendError("rows", [row.slot for row in rows], "no slot twice")
+        if len(self._under_way) >= self.depth:
+            raise BackendError("launch", f"{len(self._under_way)} launches under way", f"fewer than {self.depth}")
+        for row in rows:
+            self._check_still(row.slot)
         number, self.launches = self.launches, self.launches + 1
         self._faults.on_launch(number, rows)
-        return Ticket(len(rows), [self._hear_row(chunk, row) for row in rows])
+        ticket = Ticket(len(rows), [self._hear_row(chunk, row) for row in rows])
+        self._under_way.append((number, ticket, frozenset(row.slot for row in rows)))
+        return ticket
 
     def collect(self, ticket: Ticket) -> list[Heard]:
+        if not self._under_way or self._under_way[0][1] is not ticket:
+            raise BackendError("collect", "another ticket", "that of the oldest launch under way")
+        number, _, _ = self._under_way.popleft()
+        self._faults.on_collect(number)
         return ticket.results
 
     def take(self, slot: int) -> State:
@@ -128,8 +146,18 @@ class FakeBackend:
         self._arena[slot] = [int(array) for array in state.arrays.values()]
         self._opened[slot] = True
 
+    def fork(self, source: int, target: int) -> None:
+        for slot in (source, target):
+            self._check_still(slot)
+        self.put(target, self.take(source))
+
     def close(self) -> None:
         self._opened[:] = False
+
+    def _check_still(self, slot: int) -> None:
+        """What is under way on a device must not be touched."""
+        if any(slot in slots for _, _, slots in self._under_way):
+            raise BackendError("slot", slot, "one that no launch under way has")
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.slots:

@@ -121,6 +121,21 @@ def test_a_taken_stream_and_its_fork_do_not_touch_each_other(backend: Backend) -
     assert_same(stream.tokens, want, backend)
 
 
+def test_a_fork_goes_on_as_its_source_would(backend: Backend) -> None:
+    chunk = min(backend.config.chunks)
+    want = hear(backend, 1, audio(backend, "speech"), chunk)
+    backend.open(1)
+    stream = Stream(1, audio(backend, "speech"), chunk)
+    while stream.index < 5:
+        launch(backend, [stream])
+    backend.fork(1, 2)
+    backend.open(1)
+    stream.slot = 2
+    while not stream.done:
+        launch(backend, [stream])
+    assert_same(stream.tokens, want, backend)
+
+
 def test_bad_rows_are_refused_alone(backend: Backend) -> None:
     chunk = backend.config.chunks[0]
     needed = samples_needed(0, chunk)

@@ -113,5 +113,24 @@ def test_a_slot_that_was_not_opened_and_a_state_of_another_model_are_refused() -
         backend.launch(1, [Row(0, np.zeros(200, np.float32))] * 2)
 
 
+def test_what_a_device_forbids_while_a_launch_is_under_way_is_refused() -> None:
+    row, other = Row(0, np.zeros(200, np.float32)), Row(1, np.zeros(200, np.float32))
+    backend = FakeBackend(3, depth=2)
+    for slot in range(3):
+        backend.open(slot)
+    first, second = backend.launch(1, [row]), backend.launch(1, [other])
+    with pytest.raises(BackendError, match=r"launches under way, expected fewer than 2"):
+        backend.launch(1, [Row(2, row.pcm)])
+    with pytest.raises(BackendError, match="oldest launch under way"):
+        backend.collect(second)
+    for touch in (lambda: backend.open(0), lambda: backend.fork(2, 1), lambda: backend.fork(1, 2)):
+        with pytest.raises(BackendError, match="no launch under way"):
+            touch()
+    assert backend.collect(first) == [[]]
+    backend.open(0)
+    with pytest.raises(BackendError, match="no launch under way"):
+        backend.launch(1, [other])
+
+
 def test_it_is_found_by_name() -> None:
     assert load_backend("fake", "", slots=3).slots == 3
