@@ -146,7 +146,7 @@ class Encoder(nn.Module):
 
     def lengths(self, frames: Tensor, chunk: int, valid: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """Mel and encoder frames of each row's stream (B,) as known with this chunk; the mel frames may be ENDLESS."""
-        mel_length = torch.where(last, 8 * frames - 7 + valid, ENDLESS)
+        mel_length = (8 * frames - 7 + valid).masked_fill(~last, ENDLESS)
         return mel_length, torch.where(last, self._frames_of(mel_length), frames + chunk)
 
     def through(self, x: Tensor, first: Tensor, end: Tensor, ops: Operators) -> Tensor:

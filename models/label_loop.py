@@ -185,7 +185,7 @@ def _look(loop: LabelLoop) -> tuple[Tensor, Tensor, Tensor]:
     if not networks.durations:
         return best.int(), logp, silent.int()
     step = loop.durations[logits[..., networks.blank + 1 :].argmax(-1)]
-    return best.int(), logp, torch.where(silent, step.clamp(min=1), step)
+    return best.int(), logp, torch.maximum(step, silent.int())
 
 
 def _first_token(loop: LabelLoop, best: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +194,7 @@ def _first_token(loop: LabelLoop, best: Tensor, step: Tensor) -> tuple[Tensor, T
     for _ in range(loop.frames):
         inside = torch.minimum(position, loop.counts - 1).clamp(min=0).long()[:, None]
         silent = (position < loop.counts) & (best.gather(1, inside)[:, 0] == loop.networks.blank)
-        position = position + torch.where(silent, step.gather(1, inside)[:, 0], 0)
+        position = position + step.gather(1, inside)[:, 0] * silent
     return position, position < loop.counts
 
 
@@ -203,17 +203,17 @@ def _note(loop: LabelLoop, where: tuple[Tensor, Tensor], best: Tensor, logp: Ten
     frame, found = where
     inside = frame.clamp(max=loop.frames - 1).long()[:, None]
     label, stride = best.gather(1, inside)[:, 0], step.gather(1, inside)[:, 0]
-    column = torch.where(found, loop.said, loop.most).long()[:, None]
+    column = loop.said.masked_fill(~found, loop.most).long()[:, None]
     loop.labels.scatter_(1, column, label[:, None])
     loop.at.scatter_(1, column, (loop.first + frame)[:, None])
     loop.logps.scatter_(1, column, logp.gather(1, inside))
     loop.said += found
-    repeats = torch.where(loop.last_at == frame, loop.repeats + 1, 1)
+    repeats = loop.repeats * (loop.last_at == frame) + 1
     loop.repeats.copy_(torch.where(found, repeats, loop.repeats))
     loop.last_at.copy_(torch.where(found, frame, loop.last_at))
     full = (repeats >= loop.networks.max_symbols) & (stride == 0)
     loop.position.copy_(torch.where(found, frame + stride + full, torch.maximum(frame, loop.counts)))
-    loop.emitted.copy_(torch.where(found, label, -1))
+    loop.emitted.copy_(label.masked_fill(~found, -1))
     loop.working.copy_((loop.position < loop.counts).any()[None])
 
 
@@ -263,7 +263,7 @@ def collapse(logprobs: Tensor, counts: Tensor, first: Tensor, memory: Memory, sl
     index = torch.arange(frames, device=best.device)
     heard = (index < counts[:, None]) & (best != before) & (best != blank)
     order = heard.cumsum(1)
-    column = torch.where(heard, order - 1, frames)
+    column = (order - 1).masked_fill(~heard, frames)
     labels = torch.zeros(rows, frames + 1, dtype=torch.int32, device=best.device).scatter_(1, column, best.int())
     at = torch.zeros_like(labels).scatter_(1, column, (first[:, None] + index).int())
     logps = torch.zeros(rows, frames + 1, device=best.device).scatter_(1, column, logp)
