@@ -108,6 +108,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.backends.fake": BACKEND,
     "streamer.backends.ort": BACKEND | {"onnxruntime"},
     "streamer.backends.pytorch": BACKEND | {"models", "torch"},
+    "streamer.backends.trt_folder": BACKEND,
+    "streamer.backends.trt_engine": BACKEND | {"streamer.backends.trt_folder", "models", "torch"},
+    "streamer.backends.trt_open": BACKEND
+    | {"streamer.backends.trt_folder", "streamer.backends.trt_engine", "models", "torch", "safetensors"},
     "streamer.server": SERVER,
     "streamer.connection": (SERVER - {"streamer.server", "streamer.watching", "streamer.pages", "streamer.offer"})
     | {"numpy"},
@@ -154,11 +158,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"models", "torch", "numpy", "yaml", "safetensors"},
     "models.config": set(),
     "models.languages": set(),
+    "models.kernels": {"models", "torch", "triton"},
     "models.tokenizer": {"sentencepiece"},
     "models.features_np": {"models.config", "numpy"},
     "models.training": {"models", "torch", "numpy", "yaml", "soundfile", "soxr", "jiwer", "safetensors"},
     "export": {"export", "models", "torch", "numpy", "onnx", "onnxruntime", "onnxscript", "onnx_ir"},
     "export.parity": {"export", "models", "torch", "numpy", "onnxruntime", "streamer.backends", "streamer.decoding"},
+    "export.to_trt": {"export", "models", "torch", "numpy", "safetensors", "streamer.backends"},
     "clients": {"clients", "numpy", "soundfile", "soxr", "websockets", *EVENTS},
     "clients.mic": {"numpy", "sounddevice", "streamer.protocols.events"},
 }

@@ -1,0 +1,59 @@
+"""What the kernels are compiled for in the tests: the types and constants of the 0.6 B model, few rows and many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from models.kernels import search, search_code
+
+Compile = Callable[[Any, dict[str, str], dict[str, Any]], dict[str, int]]
+Cases = Iterator[tuple[str, Callable[[], dict[str, int]]]]
+
+BF = torch.bfloat16
+BF16, F32, I32, I64 = "*bf16", "*fp32", "*i32", "*i64"
+
+
+def typed(**kinds: str) -> dict[str, str]:
+    """Types by name from names by type: typed(f32="a b") is {"a": "*fp32", "b": "*fp32"}."""
+    named = {"bf16": BF16, "f32": F32, "i32": I32, "i64": I64, "int": "i32", "u8": "*u8"}
+    return {name: named[kind] for kind, names in kinds.items() for name in names.split()}
+
+
+def cases(build: Compile) -> Cases:
+    yield from search_cases(build)
+
+
+def search_cases(build: Compile) -> Cases:
+    small = typed(i64="slots", i32="jump counts position repeats last_at said work state working", int="rows frames")
+    yield "search.begin", lambda: build(search_code.begin_kernel, small, {"BLOCK": 1024})
+    yield "search.end", lambda: build(search_code.end_kernel, small, {"BLOCK": search.ROWS})
+    select = typed(
+        f32="logps tops sums",
+        i32="position counts first repeats last_at emitted said labels at durations bests work state emitters",
+        int="frames capacity columns",
+    )
+    for timed in (False, True):
+        constants = {"WORDS": 13088, "MOST": 10, "TIMED": timed, "PARTS": 104, "SPLITS": 103, "WIDTH": 128, "TILE": 16}
+        yield f"search.select timed={timed}", lambda c=constants: build(search_code.select_kernel, select, c)
+    for dtype, rows in ((BF, 1), (BF, 64), (BF, 4096), (torch.float32, 64)):
+        yield from search_products(build, dtype, rows)
+
+
+def search_products(build: Compile, dtype: torch.dtype, rows: int) -> Cases:
+    weights = BF16 if dtype == BF else F32
+    name = f"{weights[1:]} rows={rows}"
+    memory = "g c h new_h tops sums bias bias_in"
+    whole = "bests work state emitted emitters label working"
+    types = typed(f32=memory, i32=whole, i64="slots", int="frames capacity")
+    types |= dict.fromkeys(("scores", "weight", "by_label", "weight_in", "recurrent"), weights)
+    joint = {"HIDDEN": 640, "WORDS": 1025, "OUTPUTS": 1025, "PARTS": 9, "SPLITS": 9, "ACTIVATION": "relu"}
+    joint |= search.joint_tile(rows, 1025, dtype).options(640)
+    yield f"search.joint {name}", lambda: build(search_code.joint_kernel, types, joint)
+    for layer in (0, 1):
+        cell = {"HIDDEN": 640, "LAYER": layer, "LAYERS": 2, **search.cell_tile(rows, dtype).options(640)}
+        yield f"search.cell {layer} {name}", lambda c=cell: build(search_code.cell_kernel, types, c)
+    project = {"HIDDEN": 640, "LAYERS": 2, "JOINT": 640, **search.project_tile(rows, dtype).options(640)}
+    yield f"search.project {name}", lambda: build(search_code.project_kernel, types, project)

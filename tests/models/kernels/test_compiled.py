@@ -1,0 +1,56 @@
+"""Every kernel compiles for the H200 and keeps its numbers in registers; and what says whether kernels can run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import models.kernels
+from models.kernels import why_not
+
+ROOT = Path(__file__).resolve().parents[3]
+MOST_SHARED = 227 * 1024  # bytes that one block can have on sm_90
+
+
+def compiling() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+
+def test_every_kernel_compiles_for_hopper_without_spills() -> None:
+    pytest.importorskip("triton", reason="the package triton is not installed")
+    command = [sys.executable, "-m", "tests.models.kernels.aot"]
+    done = subprocess.run(command, cwd=ROOT, env=compiling(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert len(found) > 15
+    assert {name: values["error"] for name, values in found.items() if "error" in values} == {}
+    assert {name: values for name, values in found.items() if values["local"] > 0} == {}
+    assert {name: values for name, values in found.items() if values["shared"] > MOST_SHARED} == {}
+
+
+def test_the_kernels_import_where_triton_is_missing() -> None:
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, models.kernels.search, models.kernels as k\n"
+        "print(k.why_not(torch.device('cuda')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "kernels: the package triton is not installed", done.stderr
+
+
+def test_what_keeps_kernels_from_running_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.kernels, "triton", object())
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert why_not(torch.device("cpu")) is None
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert why_not(torch.device("cpu")) == "kernels: got a cpu device, expected cuda (or TRITON_INTERPRET=1, for tests)"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (7, 5))
+    assert why_not(torch.device("cuda")) == "kernels: compute capability 7.5, expected 8.0 or newer"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    assert why_not(torch.device("cuda")) is None

@@ -1,0 +1,95 @@
+"""The search's kernels do what the label loop in torch does: same tokens, same memory, same trips."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.kernels import search
+from models.label_loop import LabelLoop, Memory, Networks, start_memory
+from tests.models.kernels.device import DEVICE
+from tests.models.test_label_loop import KINDS, lively
+
+SLOTS = [3, 0, 6, 1]  # and two rows on slot 7, which nobody has
+RESULTS = ("position", "repeats", "last_at", "said")
+ODD = {"predictor_hidden": 20, "joint_hidden": 19}
+CASES = [(kind, torch.float32) for kind in [*KINDS, "odd"]] + [(kind, torch.bfloat16) for kind in ["tdt", "two layers"]]
+
+
+def windows(model: torch.nn.Module, widths: list[int]) -> list[tuple[Tensor, Tensor]]:
+    """Scores and ragged counts of each window."""
+    generator = torch.Generator().manual_seed(5)
+    made = []
+    for at, width in enumerate(widths):
+        frames = torch.randn(len(SLOTS), width, model.config.d_model, generator=generator)
+        counts = [width, max(0, width - at), width, 0 if at else width]
+        with torch.inference_mode():
+            made.append((model.joint.enc(frames), torch.tensor(counts, dtype=torch.int32)))
+    return made
+
+
+def loop_of(kind: type[LabelLoop], networks: Networks, memory: Memory, window: tuple[Tensor, Tensor]) -> LabelLoop:
+    scores, counts = window
+    loop = kind(networks, memory, (len(SLOTS) + 2, scores.shape[1]))
+    loop.scores[: len(SLOTS)] = scores
+    loop.counts[: len(SLOTS)] = counts
+    loop.slots.copy_(torch.tensor([*SLOTS, 7, 7]))
+    loop.first.fill_(100)
+    return loop
+
+
+def memory_of(model: torch.nn.Module, networks: Networks) -> Memory:
+    memory = Memory.zeros(model.config, 8, DEVICE)
+    memory.h[:], memory.c[:], memory.g[:] = start_memory(networks, memory)
+    return memory
+
+
+def assert_same(got: LabelLoop, want: LabelLoop) -> None:
+    near = 2e-6 if got.scores.dtype == torch.float32 else 1e-2
+    for name in RESULTS:
+        assert torch.equal(getattr(got, name), getattr(want, name)), name
+    for row, said in enumerate(want.said.tolist()):
+        assert torch.equal(got.labels[row, :said], want.labels[row, :said])
+        assert torch.equal(got.at[row, :said], want.at[row, :said])
+        torch.testing.assert_close(got.logps[row, :said], want.logps[row, :said], atol=near, rtol=near)
+    for mine, theirs in zip(astuple(got.memory), astuple(want.memory), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=near, rtol=near)
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small enough that the little models, too, have several blocks of rows, of words and of depth."""
+    for name in ("joint_tile", "cell_tile", "project_tile"):
+        monkeypatch.setattr(search, name, lambda *_: search.Tile(16, 16, 16))
+
+
+@pytest.mark.parametrize(("kind", "dtype"), CASES)
+@torch.inference_mode()
+def test_every_trip_is_the_twins(kind: str, dtype: torch.dtype) -> None:
+    model = lively(**KINDS.get(kind, ODD))
+    networks = Networks.of(model, dtype, DEVICE)
+    networks = replace(networks, max_symbols=min(3, networks.max_symbols))  # fewer trips
+    memories = memory_of(model, networks), memory_of(model, networks)
+    spoken = 0
+    for window in windows(model, [1, 7]):
+        want = loop_of(LabelLoop, networks, memories[0], window)
+        got = loop_of(search.KernelLoop, networks, memories[1], window)
+        want.begin()
+        got.begin()
+        assert got.working.item() == want.working.item()
+        while want.working.item():
+            want.trip()
+            got.trip()
+            assert got.working.item() == want.working.item()
+            assert torch.equal(got.emitted, want.emitted)
+            assert_same(got, want)
+        got.trip()  # an unrolled trip too many
+        assert not got.working.item()
+        want.end()
+        got.end()
+        assert_same(got, want)
+        spoken += int(want.said.sum())
+    assert spoken >= 10, spoken
