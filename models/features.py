@@ -40,7 +40,12 @@ class LogMel(nn.Module):
         return mel.masked_fill(~real, 0.0), frames
 
     def _bands(self, power: Tensor) -> Tensor:
-        """[B, frames, 257] -> [B, frames, mels], in groups of 64 frames so that every product has one shape."""
+        """[B, frames, 257] -> [B, frames, mels], in groups of 64 frames so that every product has one shape.
+
+        Not on CUDA, where each product is a launch, and thousands of them take longer than all else.
+        """
+        if power.is_cuda:
+            return power @ self.fb[0].T
         batch, places, _ = power.shape
         groups = F.pad(power, (0, 0, 0, -places % GROUP_FRAMES)).reshape(-1, GROUP_FRAMES, BINS)
         bands = torch.stack([group @ self.fb[0].T for group in groups])

@@ -1,0 +1,49 @@
+"""Claims about batches: everybody is in one, little of it is padding, nothing is more than memory has room for."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.batching import PADDING, PIECE, SMALL, Budget, InMemory, Staging, batches
+
+LENGTHS = st.lists(st.integers(0, 3000), max_size=200)
+FREE = Budget(4000)
+
+
+@given(LENGTHS, st.sampled_from([FREE, Budget(4000, 100_000)]))
+def test_every_recording_is_in_one_batch_and_rows_go_from_long_to_short(lengths: list[int], budget: Budget) -> None:
+    made = batches(lengths, budget)
+    assert sorted(index for batch in made for index in batch) == list(range(len(lengths)))
+    ordered = [lengths[index] for batch in made for index in batch]
+    assert ordered == sorted(lengths, reverse=True)
+
+
+@given(LENGTHS)
+def test_little_of_a_large_batch_is_padding(lengths: list[int]) -> None:
+    for batch in batches(lengths, FREE):
+        places = len(batch) * lengths[batch[0]]
+        if places > FREE.frames // SMALL:
+            assert sum(lengths[index] for index in batch) >= (1 - PADDING) * places
+
+
+@given(LENGTHS)
+def test_a_batch_fits_or_is_one_recording(lengths: list[int]) -> None:
+    for batch in batches(lengths, FREE):
+        assert len(batch) == 1 or len(batch) * min(PIECE, lengths[batch[0]]) <= FREE.frames
+    for batch in batches(lengths, Budget(4000, 100_000)):
+        longest = lengths[batch[0]]
+        assert len(batch) == 1 or (len(batch) * longest <= 4000 and len(batch) * longest**2 <= 100_000)
+
+
+def test_long_recordings_share_a_batch_where_they_come_in_pieces() -> None:
+    assert batches([45_000] * 6, FREE) == [[0, 1, 2, 3, 4, 5]]
+    assert [len(batch) for batch in batches([2000] * 6, Budget(4000, 10_000_000))] == [2, 2, 2]
+
+
+def test_a_batch_is_the_samples_with_zeros_behind_them() -> None:
+    batch = Staging(torch.device("cpu")).load([InMemory(np.full(n, 0.5, np.float32)) for n in (5, 3, 0)], tail=2)
+    assert batch.samples == (7, 5, 2)
+    assert batch.pcm.tolist() == [[0.5] * 5 + [0, 0], [0.5] * 3 + [0] * 4, [0] * 7]
