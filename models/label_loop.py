@@ -8,7 +8,6 @@ is read back by the host but `working`. What streams carry lies in an arena, ind
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -106,17 +105,10 @@ class LabelLoop:
     both (B, most + 1) int32, and `logps` float32, over vocabulary and blank; the last column is nobody's.
     """
 
-    def __init__(
-        self,
-        networks: Networks,
-        memory: Memory,
-        shape: tuple[int, int],
-        advance: Callable[[LabelLoop], None] | None = None,
-    ) -> None:
+    def __init__(self, networks: Networks, memory: Memory, shape: tuple[int, int]) -> None:
         rows, frames = shape
         self.networks, self.memory = networks, memory
         self.rows, self.frames, self.most = rows, frames, most_tokens(networks, frames)
-        self._advance = advance or advance_torch
         device, dtype = memory.h.device, networks.by_label.dtype
 
         def whole(*sizes: int) -> Tensor:
@@ -144,7 +136,7 @@ class LabelLoop:
 
     def trip(self) -> None:
         """Move each working row to its next token, or to its end."""
-        self._advance(self)
+        advance_torch(self)
 
     def end(self) -> None:
         """Frames of the next window that the last duration skips."""

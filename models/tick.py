@@ -8,7 +8,6 @@ would copy it to the device, which no capture allows). Knows nothing of graphs, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from models.arena import ArenaRing, EncoderArena, OnArena
 from models.chunk_mel import ChunkMel
 from models.config import FRAME_SAMPLES, SUBSAMPLING, ModelConfig
 from models.features_np import TAIL
+from models.kernels.search import KernelLoop
 from models.label_loop import LabelLoop, Memory, Networks, collapse, start_memory
 from models.transducer import Model
 
@@ -120,8 +120,8 @@ class Arena:
 class TorchEncoder:
     """The model's own modules, their state in the arena."""
 
-    def __init__(self, model: DeviceModel, arena: EncoderArena) -> None:
-        self._model, self._arena = model, arena
+    def __init__(self, model: DeviceModel, arena: Arena, kernels: bool = False) -> None:
+        self._model, self._arena, self._kernels = model, arena.encoder, kernels
 
     def encode(self, mel: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         encoder, arena, chunk = self._model.model.encoder, self._arena, mel.shape[1] // SUBSAMPLING
@@ -162,9 +162,10 @@ class Tick:
         arena: Arena,
         encoder: StepEncoder,
         shape: tuple[int, int],
-        advance: Callable[[LabelLoop], None] | None = None,
+        kernels: bool = False,
     ) -> None:
         self.rows, self.chunk = shape
+        self.compiled = kernels
         self._model, self._arena, self._encoder = model, arena, encoder
         device, config = model.device, model.config
         self.input = torch.zeros(self.rows * words_per_row(self.chunk), device=device)
@@ -172,16 +173,24 @@ class Tick:
         self._pcm = self.input[len(HEADER) * self.rows :].view(self.rows, -1)
         self.loop: LabelLoop | None = None
         if model.networks is not None:
-            self.loop = LabelLoop(model.networks, arena.memory, shape, advance)
+            self.loop = (KernelLoop if kernels else LabelLoop)(model.networks, arena.memory, shape)
+        self.loops = self.loop is not None
+        self.most_trips = self.chunk * config.max_symbols + 1  # the last one finds that nothing is left
         self.most = most_tokens(config, self.chunk)
         self.output = torch.zeros(self.rows, 2 + 3 * self.most, dtype=torch.int32, device=device)
 
     def run(self) -> None:
         """The whole tick, the host looking after each trip whether there is work."""
         self.head()
-        while self.working():
+        while self.loop is not None and self.flag.item():
             self.trip()
         self.tail()
+
+    @property
+    def flag(self) -> Tensor:
+        """(1,) int32 on the device: not 0 while another trip is needed."""
+        assert self.loop is not None, "loop: got a model without one"
+        return self.loop.working
 
     def head(self) -> None:
         """Everything before the label loop's first trip; all of it for a model without one."""
@@ -206,10 +215,6 @@ class Tick:
         self.loop.counts.copy_(counts)
         self.loop.first.copy_(frames)
         self.loop.begin()
-
-    def working(self) -> bool:
-        """Whether another trip is needed; waits for the device."""
-        return self.loop is not None and bool(self.loop.working.item())
 
     def trip(self) -> None:
         assert self.loop is not None

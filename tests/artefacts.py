@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from models.config import ModelConfig
@@ -42,11 +43,40 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def fresh(kind: str, slots: int = SLOTS) -> Backend:
-    """A backend named as `ort:tdt_bpe`, `ort:hybrid_bpe:int8`, `pytorch:ctc_bpe` or `fake`."""
+    """A backend named as `ort:tdt_bpe`, `ort:hybrid_bpe:int8`, `pytorch:ctc_bpe` or `fake`.
+
+    `arena:tdt_bpe` is the GPU backend on the CPU, operator by operator; `cuda:tdt_bpe` is it on a GPU, in float32.
+    """
     name, _, rest = kind.partition(":")
     model, _, precision = rest.partition(":")
+    if name == "arena":
+        return on_cpu(model, slots)
+    if name == "cuda":
+        return on_gpu(model, slots, precision or "fp32")
     path = {"ort": lambda: exported(model, precision or "fp32"), "pytorch": lambda: checkpoint(model)}
     return load_backend(name, path.get(name, Path)(), slots)
+
+
+def on_cpu(model: str, slots: int, *, kernels: bool = False) -> Backend:
+    """The GPU backend on the CPU; with `kernels` those of the GPU, interpreted."""
+    import torch
+
+    from models.store import load
+    from streamer.backends.device import Options
+    from streamer.backends.pytorch import on_device
+
+    place = torch.device("cpu"), torch.float32
+    return on_device(*load(checkpoint(model)), place, Options(slots, kernels=kernels))
+
+
+def on_gpu(model: str, slots: int, precision: str) -> Backend:
+    import torch
+
+    from streamer.backends.pytorch import load
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    return load(checkpoint(model), slots, device="cuda", precision=precision)
 
 
 @functools.cache

@@ -108,6 +108,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.backends.fake": BACKEND,
     "streamer.backends.ort": BACKEND | {"onnxruntime"},
     "streamer.backends.pytorch": BACKEND | {"models", "torch"},
+    "streamer.backends.device": BACKEND | {"models", "torch"},
+    "streamer.backends.launches": {"streamer.backends.graphs", "models.tick", "torch"},
+    "streamer.backends.graphs": {"torch", "numpy", "cuda"},
+    "streamer.backends.ledger": BACKEND,
     "streamer.backends.trt_folder": BACKEND,
     "streamer.backends.trt_engine": BACKEND | {"streamer.backends.trt_folder", "models", "torch"},
     "streamer.backends.trt_open": BACKEND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,40 +49,42 @@ class Arena:
 
     def put(self, slot: int, state: State) -> None:
         """Write a state's rows; refuses what this model could not have made."""
-        self._check_arrays(state)
-        self._check_counters({name: int(state.arrays[name]) for name in (*COUNTERS, "label", "jump")})
+        check_state(self.config, {name: (a.shape[1:], a.dtype) for name, a in self.arrays.items()}, state)
         for name, array in self.arrays.items():
             array[slot] = state.arrays[name]
         self.opened[slot] = True
 
-    def _check_arrays(self, state: State) -> None:
-        if state.arrays.keys() != self.arrays.keys():
-            odd = sorted(state.arrays.keys() ^ self.arrays.keys())[:3]
-            raise BackendError("state.arrays", f"another set ({', '.join(odd)[:80]})", "the arrays of this model")
-        for name, array in self.arrays.items():
-            got = state.arrays[name]
-            if got.shape != array.shape[1:] or got.dtype != array.dtype:
-                raise BackendError(f"state.{name}", f"{got.dtype}{got.shape}", f"{array.dtype}{array.shape[1:]}")
-            if not np.isfinite(got).all():
-                raise BackendError(f"state.{name}", "NaN or infinite numbers", "finite ones")
 
-    def _check_counters(self, got: dict[str, int]) -> None:
-        """Each in its range, and together what chunks of one length leave behind: else a step would fail for all."""
-        config = self.config
-        limits = {"samples": MOST_SAMPLES, "frames": MOST_SAMPLES, "prompt": max(1, config.num_prompts) - 1, "done": 1}
-        limits |= {"label": config.blank, "jump": max(config.durations, default=0)}
-        for name, most in limits.items():
-            if not 0 <= got[name] <= most:
-                raise BackendError(f"state.{name}", got[name], f"0 to {most}")
-        chunk, frames = got["chunk"], got["frames"]
-        if chunk not in (0, *config.chunks):
-            raise BackendError("state.chunk", chunk, "0 or one of " + ", ".join(map(str, config.chunks)))
-        if got["done"]:
-            return  # takes no more audio, and its last chunk was as short as it liked
-        if bool(chunk) != bool(frames) or frames % max(1, chunk):
-            raise BackendError("state.frames", frames, f"whole chunks of state.chunk={chunk}")
-        if got["samples"] != (expected := max(0, FRAME_SAMPLES * frames - FIRST_SHORTER_BY)):
-            raise BackendError("state.samples", got["samples"], f"{expected} after {frames} frames")
+def check_state(config: ModelConfig, expected: Mapping[str, tuple[tuple[int, ...], Any]], state: State) -> None:
+    """Refuse a state that this model could not have made; `expected` has each array's shape and type."""
+    if state.arrays.keys() != expected.keys():
+        odd = sorted(state.arrays.keys() ^ expected.keys())[:3]
+        raise BackendError("state.arrays", f"another set ({', '.join(odd)[:80]})", "the arrays of this model")
+    for name, (shape, dtype) in expected.items():
+        got = state.arrays[name]
+        if got.shape != shape or got.dtype != dtype:
+            raise BackendError(f"state.{name}", f"{got.dtype}{got.shape}", f"{dtype}{shape}")
+        if not np.isfinite(got).all():
+            raise BackendError(f"state.{name}", "NaN or infinite numbers", "finite ones")
+    _check_counters(config, {name: int(state.arrays[name]) for name in (*COUNTERS, "label", "jump")})
+
+
+def _check_counters(config: ModelConfig, got: dict[str, int]) -> None:
+    """Each in its range, and together what chunks of one length leave behind: else a step would fail for all."""
+    limits = {"samples": MOST_SAMPLES, "frames": MOST_SAMPLES, "prompt": max(1, config.num_prompts) - 1, "done": 1}
+    limits |= {"label": config.blank, "jump": max(config.durations, default=0)}
+    for name, most in limits.items():
+        if not 0 <= got[name] <= most:
+            raise BackendError(f"state.{name}", got[name], f"0 to {most}")
+    chunk, frames = got["chunk"], got["frames"]
+    if chunk not in (0, *config.chunks):
+        raise BackendError("state.chunk", chunk, "0 or one of " + ", ".join(map(str, config.chunks)))
+    if got["done"]:
+        return  # takes no more audio, and its last chunk was as short as it liked
+    if bool(chunk) != bool(frames) or frames % max(1, chunk):
+        raise BackendError("state.frames", frames, f"whole chunks of state.chunk={chunk}")
+    if got["samples"] != (due := max(0, FRAME_SAMPLES * frames - FIRST_SHORTER_BY)):
+        raise BackendError("state.samples", got["samples"], f"{due} after {frames} frames")
 
 
 def _model_arrays(config: ModelConfig, slots: int) -> dict[str, Array]:

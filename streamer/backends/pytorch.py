@@ -1,4 +1,4 @@
-"""Backend on PyTorch's CPU kernels: the model itself, as the reference for the others."""
+"""Backend on PyTorch: the model itself on the CPU, as the reference for the others, or arenas and graphs on a GPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from models.fingerprint import fingerprint
 from models.nemo_archive import ModelFileError
 from models.state import EncoderState
 from models.store import load as load_model
+from models.tick import DeviceModel, TorchEncoder
 from models.tokenizer import Tokenizer
 from models.transducer import Model
 from streamer.backends.arena import LAYERED
-from streamer.backends.base import BackendError
+from streamer.backends.base import Backend, BackendError
 from streamer.backends.cpu import CpuBackend
+from streamer.backends.device import PRECISIONS, DeviceBackend, Options
 from streamer.decoding import Floats, Ints, Networks
 
 
@@ -61,16 +63,60 @@ class TorchBackend(CpuBackend):
             self.arena.model[name][slots] = tensor.numpy()
 
 
-def load(model_path: Path, slots: int, threads: int = 1) -> TorchBackend:
-    """The backend for a .nemo file or a model folder. `threads` is the process's, as torch has it."""
+def load(model_path: Path, slots: int, threads: int = 1, device: str = "", precision: str = "") -> Backend:
+    """The backend for a .nemo file or a model folder. `threads` is the process's, as torch has it.
+
+    device: "cpu", "cuda" or "cuda:N"; "" takes the GPU where torch sees one. precision: "fp32" or, on a GPU, "bf16"; ""
+    is bf16 on a GPU. Nothing else is taken in place of what is named.
+    """
     if threads < 1:
         raise BackendError("threads", threads, "1 or more")
     torch.set_num_threads(threads)
+    where = device_of(device)
+    dtype = dtype_of(precision, where)
     try:
         model, tokenizer = load_model(model_path)
     except (ModelFileError, ConfigError) as error:
         raise BackendError("model", str(error), "a checkpoint that can be read") from error
-    return TorchBackend(model, tokenizer, slots)
+    if where.type == "cpu":
+        return TorchBackend(model, tokenizer, slots)
+    return on_device(model, tokenizer, (where, dtype), Options(slots))
+
+
+def on_device(
+    model: Model, tokenizer: Tokenizer, place: tuple[torch.device, torch.dtype], options: Options
+) -> DeviceBackend:
+    """A loaded model over arenas on a device; on a CPU device for tests of everything but the GPU itself."""
+    device, dtype = place
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    backend = DeviceBackend("pytorch", DeviceModel(model, dtype, device), tokenizer, TorchEncoder, options)
+    backend.model_hash = fingerprint(model)
+    return backend
+
+
+def device_of(name: str) -> torch.device:
+    """The device that a name asks for; raises BackendError where there is none."""
+    if name in ("", "cpu"):
+        return torch.device("cuda" if not name and torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BackendError("device", name, "cpu, cuda or cuda:N") from None
+    if device.type != "cuda":
+        raise BackendError("device", name, "cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        raise BackendError("device", name, f"one of the {count} GPUs that torch {torch.__version__} sees")
+    return device
+
+
+def dtype_of(precision: str, device: torch.device) -> torch.dtype:
+    """The type of products on a device; raises BackendError for one that it does not compute in."""
+    known = ("fp32", "bf16") if device.type == "cuda" else ("fp32",)
+    if precision not in ("", *known):
+        raise BackendError("precision", precision, f"{' or '.join(known)} on {device.type}")
+    return PRECISIONS[precision or known[-1]]
 
 
 def networks_of(model: Model) -> Networks:

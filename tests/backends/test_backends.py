@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamer.backends import cpu, load_backend, ort
+from streamer.backends import cpu, ledger, load_backend, ort
 from streamer.backends.base import Backend, BackendError, Row, State, samples_needed
 from streamer.backends.fake import spell
 from streamer.decoding import Token
@@ -19,6 +19,7 @@ from tests.artefacts import CLIPS, SLOTS, STREAMING, Stream, clip, expected, exp
 
 SOME = ("hybrid_bpe", "tdt_bpe", "ctc_bpe")
 KINDS = ("fake", *(f"ort:{model}" for model in SOME), "ort:hybrid_bpe:int8", "pytorch:hybrid_bpe", "pytorch:ctc_bpe")
+KINDS += (*(f"arena:{model}" for model in SOME), *(f"cuda:{model}" for model in SOME))
 
 
 @pytest.fixture(params=KINDS)
@@ -49,7 +50,7 @@ def assert_same(got: list[Token], want: list[Token], backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("model", STREAMING)
-@pytest.mark.parametrize("name", ["ort", "pytorch"])
+@pytest.mark.parametrize("name", ["ort", "pytorch", "arena", "cuda"])
 def test_streamed_tokens_and_frames_are_those_of_the_whole_file(name: str, model: str) -> None:
     backend = fresh(f"{name}:{model}")
     config = backend.config
@@ -200,7 +201,7 @@ def test_a_state_with_impossible_counters_is_refused(backend: Backend) -> None:
             backend.put(1, dataclasses.replace(state, arrays=arrays))
 
 
-NETWORKS = ["ort:hybrid_bpe", "ort:hybrid_bpe:int8", "pytorch:hybrid_bpe"]
+NETWORKS = ["ort:hybrid_bpe", "ort:hybrid_bpe:int8", "pytorch:hybrid_bpe", "arena:hybrid_bpe", "cuda:hybrid_bpe"]
 
 
 @pytest.mark.parametrize("kind", ["ort:hybrid_bpe"])
@@ -237,6 +238,12 @@ def test_a_state_that_holds_no_numbers_is_refused(backend: Backend, name: str) -
         backend.put(1, dataclasses.replace(state, arrays=arrays))
 
 
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are not looked at before they are computed."""
+    monkeypatch.setattr(cpu, "check_row", lambda *_: None)
+    monkeypatch.setattr(ledger, "LOUDEST", np.inf)
+
+
 def absurd(chunk: int, loudness: float = 3e38) -> np.ndarray:
     """A first chunk whose power is infinite."""
     needed = samples_needed(0, chunk)
@@ -257,7 +264,7 @@ def test_numbers_too_large_to_compute_end_their_own_stream_only(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the first guard, the refusal of such samples, taken away."""
-    monkeypatch.setattr(cpu, "check_row", lambda *_: None)
+    unguarded(monkeypatch)
     chunk = backend.config.chunks[0]
     want = hear(backend, 1, clip("short"), chunk)
     backend.open(0)
@@ -277,7 +284,7 @@ def test_a_slot_that_heard_the_absurd_leaves_nothing_to_its_next_stream_when_idl
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slot 1 stands idle between two rows of a longer chunk: it must not be fed what its last owner was fed."""
-    monkeypatch.setattr(cpu, "check_row", lambda *_: None)
+    unguarded(monkeypatch)
     long, short = max(backend.config.chunks), min(backend.config.chunks)
     want = hear(backend, 5, clip("speech"), short)
     first, after = samples_needed(0, long), samples_needed(0, long) + samples_needed(1, long)

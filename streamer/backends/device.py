@@ -1,0 +1,256 @@
+"""The verbs over arenas on a device: one launch a tick, any list of slots, two launches under way.
+
+What a tick computes is models/tick.py, how it is launched streamer/backends/launches.py. On a CPU everything runs at
+once and eagerly, which is how this is tested without a GPU. Knows nothing of networks' insides.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.kernels import why_not
+from models.tick import HEADER, Arena, DeviceModel, StepEncoder, Tick, most_tokens, words_per_row
+from models.tokenizer import Tokenizer
+from streamer.backends.arena import COUNTERS, check_state
+from streamer.backends.base import BackendError, Heard, Row, State, Ticket
+from streamer.backends.graphs import Captured
+from streamer.backends.launches import Device, Staging
+from streamer.backends.ledger import Ledger
+from streamer.decoding import Token
+
+log = logging.getLogger(__name__)
+
+MOST_FRAMES = 8192  # rows x chunk of one tick: more gain nothing, and their activations take memory from streams
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# How a state carries each type: the same numbers, in types that NumPy and every backend have.
+_STORED = {torch.float32: np.float32, torch.bfloat16: np.float32, torch.float16: np.float32, torch.int32: np.int64}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a device is used. buckets: rows of the ticks that are made ready; () for powers of two up to the slots."""
+
+    slots: int
+    buckets: tuple[int, ...] = ()
+    rung: str = "whole"  # the highest to try, of streamer.backends.graphs.RUNGS
+    kernels: bool = True  # our own where they can run, else torch's operators
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of a launch that went in one tick."""
+
+    staging: Staging
+    which: list[int]  # of the launch's rows
+    slots: list[int]
+    shape: tuple[int, int]  # of the tick's output
+    most: int  # tokens that a row can say
+
+
+@dataclass(slots=True)
+class DeviceTicket(Ticket):
+    """A launch whose answers may still be on the device."""
+
+    parts: list[Part] = field(default_factory=list)
+
+
+class DeviceBackend:
+    """A Backend over any list of slots: counters and checks on the host (Ledger), all else on the device."""
+
+    contiguous = False
+
+    def __init__(
+        self,
+        name: str,
+        model: DeviceModel,
+        tokenizer: Tokenizer,
+        make_encoder: Callable[[DeviceModel, Arena, bool], StepEncoder],
+        options: Options,
+    ) -> None:
+        if not model.config.streaming:
+            raise BackendError("model", model.config.name, "a streaming model; this one hears whole files only")
+        if options.slots < 1:
+            raise BackendError("slots", options.slots, "1 or more")
+        self.name, self.config, self.tokenizer, self.slots = name, model.config, tokenizer, options.slots
+        self.precision = next(name for name, dtype in PRECISIONS.items() if dtype == model.dtype)
+        self.model_hash = ""
+        self.depth = 2 if model.device.type == "cuda" else 1
+        self.arena = Arena(model, self.slots)
+        self._model, self._options = model, options
+        self._ledger = Ledger(self.config, self.slots)
+        self._fresh: set[int] = set()  # slots whose stream starts: cleared before its first tick
+        self._poisoned: set[int] = set()  # slots in which numbers that are none may lie
+        self._device = Device(model.device)
+        self._staging: list[Staging] = []
+        self.kernels = why_not(model.device) if options.kernels else "told not to"  # None: they run
+        self._encoder = make_encoder(model, self.arena, self.kernels is None)
+        self._ticks = self._make_ticks()
+        log.info("%s: %s, %s, %s", name, *self.about.values())
+
+    def _make_ticks(self) -> dict[tuple[int, int], tuple[Tick, Captured | None]]:
+        """Every shape that can come, ready to run; the largest first, so that the others share its memory."""
+        shapes = [(rows, chunk) for chunk in self.config.chunks for rows in self.buckets(chunk)]
+        ticks: dict[tuple[int, int], tuple[Tick, Captured | None]] = {}
+        for rows, chunk in sorted(shapes, key=lambda shape: -shape[0] * shape[1]):
+            tick = Tick(self._model, self.arena, self._encoder, (rows, chunk), self.kernels is None)
+            words = np.zeros(tick.input.numel(), np.float32)
+            self._ledger.idle(_header(words, rows))
+            tick.input.copy_(torch.from_numpy(words))
+            ticks[rows, chunk] = tick, self._device.capture(tick, self._options.rung)
+        return ticks
+
+    def buckets(self, chunk: int) -> tuple[int, ...]:
+        """Rows of the ticks for `chunk`, ascending."""
+        most = max(1, min(self.slots, MOST_FRAMES // chunk))
+        if self._options.buckets:
+            return tuple(sorted({min(rows, most) for rows in self._options.buckets}))
+        return (*(1 << k for k in range(most.bit_length()) if 1 << k < most), most)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """For the log and /metrics: device, precision, the rungs that its shapes are on."""
+        rungs = sorted({captured.rung if captured else "eager" for _, captured in self._ticks.values()})
+        kernels = "own kernels" if self.kernels is None else f"torch's kernels ({self.kernels})"
+        return {"device": str(self._device), "precision": f"{self.precision}, {kernels}", "rung": " and ".join(rungs)}
+
+    def rungs(self) -> dict[tuple[int, int], Captured | None]:
+        """How each shape (rows, chunk) is launched, with the reasons for higher rungs that were left."""
+        return {shape: captured for shape, (_, captured) in self._ticks.items()}
+
+    def open(self, slot: int, prompt: int | None = None) -> None:
+        """Make `slot` a stream that heard nothing."""
+        self._ledger.open(slot, prompt)
+        self._fresh.add(slot)
+
+    def launch(self, chunk: int, rows: Sequence[Row]) -> DeviceTicket:
+        """Step the rows' streams by one chunk; returns before the device is done."""
+        if chunk not in self.config.chunks:
+            raise BackendError("chunk", chunk, "one of " + ", ".join(map(str, self.config.chunks)))
+        ticket = DeviceTicket(len(rows), self._ledger.refused(chunk, rows))
+        good = [i for i, heard in enumerate(ticket.results) if not isinstance(heard, Exception)]
+        self._clear(rows[i].slot for i in good)
+        most = self.buckets(chunk)[-1]
+        for start in range(0, len(good), most):
+            self._launch(chunk, rows, good[start : start + most], ticket)
+        return ticket
+
+    def collect(self, ticket: Ticket) -> list[Heard]:
+        """Wait for the launch; the tokens of each row, or what went wrong with it."""
+        assert isinstance(ticket, DeviceTicket), f"ticket: got {type(ticket).__name__}, expected one of launch"
+        while ticket.parts:
+            part = ticket.parts.pop(0)
+            self._device.wait(part.staging)
+            self._read(part, ticket.results)
+            self._staging.append(part.staging)
+        return ticket.results
+
+    def take(self, slot: int) -> State:
+        """A copy of the stream in `slot`."""
+        self._ledger.check_slot(slot, opened=True)
+        self._clear([slot])
+        arrays: dict[str, NDArray[np.generic]] = {}
+        with self._device.at_work():
+            for name, tensor in self.arena.rows().items():
+                numbers = tensor[slot].float() if tensor.is_floating_point() else tensor[slot]
+                arrays[name] = np.array(numbers.cpu().numpy(), _STORED[tensor.dtype])
+        return State(self.model_hash, self.name, self.precision, arrays | self._ledger.take(slot))
+
+    def put(self, slot: int, state: State) -> None:
+        """Go on with `state` in `slot`."""
+        self._ledger.check_slot(slot)
+        state.check(self.model_hash, self.name, self.precision)
+        tensors = self.arena.rows()
+        expected = {name: (tuple(t.shape[1:]), np.dtype(_STORED[t.dtype])) for name, t in tensors.items()}
+        check_state(self.config, expected | {name: ((), np.dtype(np.int64)) for name in COUNTERS}, state)
+        with self._device.at_work():
+            for name, tensor in tensors.items():
+                tensor[slot].copy_(torch.from_numpy(state.arrays[name]))
+        self._ledger.put(slot, {name: state.arrays[name] for name in COUNTERS})
+        self._forget(slot)
+
+    def fork(self, source: int, target: int) -> None:
+        """Make `target` the stream that `source` is; nothing leaves the device."""
+        self._ledger.check_slot(source, opened=True)
+        self._ledger.check_slot(target)
+        self._clear([source])
+        with self._device.at_work():
+            self.arena.copy(source, target)
+        self._ledger.put(target, self._ledger.take(source))
+        self._forget(target)
+
+    def close(self) -> None:
+        """No stream is open from here on; graphs and memory go with the object."""
+        self._device.wait_all()
+        self._ledger.opened[:] = False
+
+    def _forget(self, slot: int) -> None:
+        """Everything in the slot has been written over."""
+        self._fresh.discard(slot)
+        self._poisoned.discard(slot)
+
+    def _clear(self, slots: object) -> None:
+        """What has to be gone from these slots before they are used."""
+        if not self._fresh:
+            return
+        new = self._fresh.intersection(slots)  # type: ignore[arg-type]
+        for due, clear in ((new & self._poisoned, self.arena.scrub), (new - self._poisoned, self.arena.reset)):
+            if due:
+                with self._device.at_work():
+                    clear(torch.tensor(sorted(due), device=self._model.device))
+        self._fresh -= new
+        self._poisoned -= new
+
+    def _launch(self, chunk: int, rows: Sequence[Row], which: list[int], ticket: DeviceTicket) -> None:
+        """One tick of rows that are fine but for their numbers, perhaps; those drop out here."""
+        staging = self._stage()
+        while which:
+            bucket = next(size for size in self.buckets(chunk) if size >= len(which))
+            tick, captured = self._ticks[bucket, chunk]
+            words = staging.input[: tick.input.numel()].numpy()
+            some = [rows[i] for i in which]
+            wrong = self._ledger.fill(_header(words, bucket), words[len(HEADER) * bucket :].reshape(bucket, -1), some)
+            if not wrong:
+                self._ledger.advance(chunk, some)
+                self._device.launch(tick, captured, staging)
+                slots = [row.slot for row in some]
+                ticket.parts.append(Part(staging, which, slots, tuple(tick.output.shape), tick.most))
+                return
+            for at in wrong:
+                ticket.results[which[at]] = self._ledger.refusal(chunk, some[at])
+            which = [i for at, i in enumerate(which) if at not in wrong]
+        self._staging.append(staging)
+
+    def _stage(self) -> Staging:
+        """Staging that nobody uses, large enough for any shape."""
+        if not self._staging:
+            shapes = [(self.buckets(chunk)[-1], chunk) for chunk in self.config.chunks]
+            words = max(rows * words_per_row(chunk) for rows, chunk in shapes)
+            answers = max(rows * (2 + 3 * most_tokens(self.config, chunk)) for rows, chunk in shapes)
+            return self._device.staging(words, answers)
+        return self._staging.pop()
+
+    def _read(self, part: Part, results: list[Heard]) -> None:
+        """The tokens of a finished tick."""
+        most, (rows, width) = part.most, part.shape
+        table = part.staging.output[: rows * width].numpy().reshape(rows, width)[: len(part.which)]
+        for i in np.flatnonzero(table[:, 0]).tolist():
+            said, row = int(table[i, 0]), table[i, 2:]
+            labels, at = row[:said].tolist(), row[most : most + said].tolist()
+            logps = row[2 * most : 2 * most + said].view(np.float32).tolist()
+            results[part.which[i]] = [Token(*token) for token in zip(labels, at, logps, strict=True)]
+        for i in np.flatnonzero(table[:, 1]).tolist():  # too loud to be sound, or a broken state
+            self._ledger.opened[part.slots[i]] = False
+            self._poisoned.add(part.slots[i])
+            error = BackendError("encoder", "NaN or infinite frames", "finite numbers; the stream is lost")
+            results[part.which[i]] = error
+
+
+def _header(words: NDArray[np.float32], rows: int) -> NDArray[np.int32]:
+    """The fields before the samples in a tick's input, (fields, rows)."""
+    return words[: len(HEADER) * rows].view(np.int32).reshape(len(HEADER), rows)

@@ -1,0 +1,88 @@
+"""Work on a device in order: its stream, pinned staging, events, graphs. On a CPU everything runs at once and eagerly.
+
+Knows nothing of slots or what a tick computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.tick import Tick
+from streamer.backends.graphs import Captured, capture
+
+
+@dataclass(slots=True, eq=False)
+class Staging:
+    """Host memory of one launch under way, pinned where there is a device to copy to."""
+
+    input: Tensor  # float32 words
+    output: Tensor  # int32 words
+    done: Any = None  # torch.cuda.Event
+
+
+class Device:
+    """Streams, events and pinned memory of CUDA; on a CPU nothing of it is needed and everything runs at once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.cuda = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self.cuda else None
+        self._pool = torch.cuda.graph_pool_handle() if self.cuda else None
+
+    def __str__(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.cuda else "cpu"
+
+    def at_work(self) -> Any:
+        """A context in which operators run in order with the ticks."""
+        return _OnStream(self._stream)
+
+    def capture(self, tick: Tick, rung: str) -> Captured | None:
+        """The tick as a graph; None where there are none."""
+        if not self.cuda:
+            return None
+        return capture(tick, self._pool, self._stream, rung)
+
+    def staging(self, words: int, answers: int) -> Staging:
+        return Staging(
+            torch.zeros(words, pin_memory=self.cuda),
+            torch.zeros(answers, dtype=torch.int32, pin_memory=self.cuda),
+            torch.cuda.Event() if self.cuda else None,
+        )
+
+    def launch(self, tick: Tick, captured: Captured | None, staging: Staging) -> None:
+        """One copy in, the tick, one copy out."""
+        with self.at_work():
+            tick.input.copy_(staging.input[: tick.input.numel()], non_blocking=True)
+            tick.run() if captured is None else captured.launch()
+            answer = staging.output[: tick.output.numel()].view(tick.output.shape)
+            answer.copy_(tick.output, non_blocking=True)
+            if staging.done is not None:
+                staging.done.record(self._stream)
+
+    def wait(self, staging: Staging) -> None:
+        """Until the launch that uses `staging` has answered."""
+        if staging.done is not None:
+            staging.done.synchronize()
+
+    def wait_all(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+class _OnStream:
+    """inference mode, and the device's stream as the current one."""
+
+    def __init__(self, stream: Any) -> None:
+        self._contexts = [torch.inference_mode(), *([torch.cuda.stream(stream)] if stream is not None else [])]
+
+    def __enter__(self) -> None:
+        for context in self._contexts:
+            context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for context in reversed(self._contexts):
+            context.__exit__(*error)
