@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -20,6 +19,7 @@ import onnxscript
 import torch
 from torch import nn
 
+from export.folders import swap
 from export.fuse import fuse
 from export.quantize import PRODUCTS_PER_LAYER, quantize_int8, quantized_products
 from export.step import JointStep, PredictorStep, Step, step_inputs, step_names
@@ -116,35 +116,7 @@ def _about(folder: Path) -> bytes | None:
 
 
 def _swap(work: Path, out: Path) -> None:
-    """Put the finished folder at `out`, with what else lay there; the older folder goes only after."""
-    os.chmod(work, 0o755)
-    old = work.with_name(work.name + ".old")
-    try:
-        if out.exists():
-            _carry_over(out, work)
-            os.replace(out, old)
-        os.replace(work, out)
-    except BaseException:
-        if old.exists() and not out.exists():
-            os.replace(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _carry_over(out: Path, work: Path) -> None:
-    """The files of `out` that no export writes appear in `work` too: the same file where the disk can link."""
-    for path in (path for path in out.iterdir() if path.name not in OURS):
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, work / path.name, symlinks=True, copy_function=_link)
-        else:
-            _link(path, work / path.name)
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:  # not every file system has links
-        shutil.copy2(source, target, follow_symlinks=False)
+    swap(work, out, OURS)
 
 
 def _save(graph: onnx.ModelProto, path: Path) -> None:
