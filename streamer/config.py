@@ -65,7 +65,15 @@ class Model:
     """What is heard with."""
 
     path: str = option("", "model folder or .nemo file; empty is the model that ships")
-    backend: str = option("ort", "what runs the model: ort, pytorch or fake", among=("ort", "pytorch", "fake"))
+    backend: str = option(
+        "ort", "what runs the model: ort, pytorch, trt or fake", among=("ort", "pytorch", "trt", "fake")
+    )
+    device: str = option("", "where: cpu, cuda or cuda:1; empty is the GPU for pytorch and trt where there is one")
+    precision: str = option(
+        "",
+        "fp32, int8 (ort), bf16 or fp16 (GPU); empty is the model's own, or bf16 on a GPU",
+        among=("", "fp32", "int8", "bf16", "fp16"),
+    )
     latency_ms: int = option(
         0, "latency of a stream that asks for none, milliseconds; 0 is 560 where the model has it", least=0, most=60_000
     )

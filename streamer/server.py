@@ -17,7 +17,7 @@ from aiohttp import web
 
 from models.config import ConfigError
 from streamer import auth, intake, logs, sockets
-from streamer.backends import load_backend
+from streamer.backends import Place, load_backend
 from streamer.backends.base import Backend
 from streamer.config import Config, Model
 from streamer.connection import Connection, House, stream_key
@@ -365,7 +365,8 @@ def serve(config: Config) -> int:
 def _backend(config: Config) -> Backend:
     model: Model = config.model
     threads = model.threads or os.cpu_count() or 1
-    return load_backend(model.backend, model.path, config.engine.slots, threads)
+    place = Place(model.device, model.precision)
+    return load_backend(model.backend, model.path, config.engine.slots, threads, place)
 
 
 async def _serve(config: Config, backend: Backend, bound: Sequence[socket.socket] = ()) -> int:

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from models.config import ModelConfig
-from streamer.backends import load_backend
+from streamer.backends import Place, load_backend
 from streamer.backends.base import Backend, Row, samples_needed
 from streamer.decoding import Token
 
@@ -72,11 +72,9 @@ def on_cpu(model: str, slots: int, *, kernels: bool = False) -> Backend:
 def on_gpu(model: str, slots: int, precision: str) -> Backend:
     import torch
 
-    from streamer.backends.pytorch import load
-
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
-    return load(checkpoint(model), slots, device="cuda", precision=precision)
+    return load_backend("pytorch", checkpoint(model), slots, place=Place("cuda", precision))
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from models.store import load as load_model
 from models.tick import DeviceModel, TorchEncoder
 from models.tokenizer import Tokenizer
 from models.transducer import Model
+from streamer.backends import Place
 from streamer.backends.arena import LAYERED
 from streamer.backends.base import Backend, BackendError
 from streamer.backends.cpu import CpuBackend
@@ -63,17 +64,17 @@ class TorchBackend(CpuBackend):
             self.arena.model[name][slots] = tensor.numpy()
 
 
-def load(model_path: Path, slots: int, threads: int = 1, device: str = "", precision: str = "") -> Backend:
+def load(model_path: Path, slots: int, threads: int = 1, place: Place | None = None) -> Backend:
     """The backend for a .nemo file or a model folder. `threads` is the process's, as torch has it.
 
-    device: "cpu", "cuda" or "cuda:N"; "" takes the GPU where torch sees one. precision: "fp32" or, on a GPU, "bf16"; ""
-    is bf16 on a GPU. Nothing else is taken in place of what is named.
+    Without a place: bf16 on the GPU where torch sees one, else fp32 on the CPU. What a place names is never replaced.
     """
+    place = place or Place()
     if threads < 1:
         raise BackendError("threads", threads, "1 or more")
     torch.set_num_threads(threads)
-    where = device_of(device)
-    dtype = dtype_of(precision, where)
+    where = device_of(place.device)
+    dtype = dtype_of(place.precision, where)
     try:
         model, tokenizer = load_model(model_path)
     except (ModelFileError, ConfigError) as error:

@@ -79,7 +79,7 @@ def with_model(config: Config) -> Config:
     model = dataclasses.replace(config.model, threads=config.model.threads or processors())
     if model.backend != "fake":
         try:
-            path = artefacts.resolve(model.path, model.backend)
+            path = artefacts.resolve(model.path, model.backend, model.precision or "fp32")
         except ConfigError as error:
             raise CommandError(_full_context(model.path, error) if error.where == "model" else str(error)) from None
         model = dataclasses.replace(model, path=str(path))
