@@ -6,7 +6,7 @@ The server carries these between session and engine, so that neither knows the o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,8 +64,7 @@ class Hangup:
 Action = Feed | Fork | Finish | Drain | Say | Hangup
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class Heard(NamedTuple):
     """What the engine got out of a stream since last time, or all that a fork heard beyond the stream."""
 
     tokens: tuple[Token, ...]

@@ -1,7 +1,8 @@
 """The engine: one thread, one tick after the other, the clock. Knows nothing of sockets, words or protocols.
 
 What callers ask is noted under one lock; what streams heard goes out through `deliver`, once a tick, on the engine's
-thread. A tick starts the copies that finalizes asked for, or plans and runs the most urgent batch.
+thread. A tick starts the copies that finalizes asked for, launches the most urgent batch, or collects the oldest one.
+Whatever happens to a stream puts it where the thread finds it; nothing ever looks at all streams.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
 from models.config import HOP
 from streamer.actions import Heard
 from streamer.backends.base import Backend, Row, samples_needed
+from streamer.decoding import Token
 from streamer.engine.capacity import Costs, measured, refusal
+from streamer.engine.launches import Landed, Launches
 from streamer.engine.results import EngineSettings, Failed, Full, Result, Step
-from streamer.engine.scheduler import Machine, plan
+from streamer.engine.scheduler import Machine
 from streamer.engine.slots import Slots
-from streamer.engine.stream import Pcm, Ready, Stream
+from streamer.engine.stream import Pcm, Stream
+from streamer.engine.waiting import Lists, Ranges, Waiting
 
 __all__ = ["Engine", "EngineSettings", "Failed", "Full", "Result", "Step"]
 
@@ -30,14 +35,7 @@ log = logging.getLogger(__name__)
 STREAMS_A_SPARE = 16  # one slot in so many is kept back for forks
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Turn:
-    """One stream's part of a step."""
-
-    stream: Stream
-    row: Row
-    arrived: float
-    due: float
+Work = Callable[[], list[Result]]
 
 
 class Engine:
@@ -54,9 +52,13 @@ class Engine:
         self.backend, self.settings = backend, settings
         self.failure: str | None = None
         self._deliver, self._observe, self._clock = deliver, observe, clock
-        self._slots = Slots(backend.slots, max(1, backend.slots // STREAMS_A_SPARE))
+        self._slots = Slots(backend.slots, max(1, backend.slots // STREAMS_A_SPARE), near=backend.contiguous)
         self._streams: dict[str, Stream] = {}
-        self._changed = threading.Condition()
+        self._counts: Counter[int] = Counter()  # streams by chunk length
+        self._splitting: dict[Stream, None] = {}  # those whose next fork can be made, in their order
+        self._asleep = False  # the thread has nothing to do
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # of which `with` costs five times the lock's own
         self._stopping = False
         self._step_started: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -67,46 +69,63 @@ class Engine:
         """Measure what steps cost, unless it is known, and begin."""
         chunks, settings = self.backend.config.chunks, self.settings
         self._costs = costs or measured(self.backend, chunks, self._clock, settings.budget_s, settings.capacity_file)
-        self._machine = Machine(self._costs.seconds, self.settings.budget_s, self.backend.contiguous)
+        machine = Machine(self._costs.seconds, settings.budget_s, self.backend.contiguous)
+        self._waiting: Waiting = Ranges(machine) if machine.contiguous else Lists(machine)
+        self._launches = Launches(self.backend, machine.cost, self._observe, self._clock)
         self._thread.start()
 
     def open(self, stream_id: str, chunk: int, prompt: int | None = None) -> None:
         """A slot for a new stream; raises Full with the reason where there is none."""
-        with self._changed:
+        with self._lock:
             if (reason := self._no_room(chunk)) is not None:
                 raise Full(reason)
             assert stream_id not in self._streams, f"stream {stream_id}: got it twice, expected a new one"
             lease = self._slots.lease(chunk)
             assert lease is not None, "slots: got none, expected one after asking"
             self._streams[stream_id] = Stream(stream_id, chunk, prompt, lease)
+            self._counts[chunk] += 1
 
     def room(self, chunk: int) -> str | None:
         """Why a stream of `chunk` would be refused now; None if it would not."""
-        with self._changed:
+        with self._lock:
             return self._no_room(chunk)
 
     def feed(self, stream_id: str, pcm: Pcm) -> None:
         """More of the stream's audio, 16 kHz. Streams that have ended are left alone, here and below."""
-        self._ask(stream_id, lambda stream, now: stream.feed(pcm, now))
+        with self._lock:
+            self._feed(stream_id, pcm, self._clock())
+
+    def feed_all(self, pieces: Iterable[tuple[str, Pcm]]) -> None:
+        """`feed` for many streams, in one go; all of it came now."""
+        with self._lock:
+            now = self._clock()
+            for stream_id, pcm in pieces:
+                self._feed(stream_id, pcm, now)
 
     def fork(self, stream_id: str, mark: int, pcm: Pcm) -> None:
         """A copy hears all that was fed, then `pcm`; its tokens come as one Heard with this mark."""
-        self._ask(stream_id, lambda stream, _now: stream.order_fork(mark, pcm))
+        with self._lock:
+            if (stream := self._streams.get(stream_id)) is not None:
+                stream.order_fork(mark, pcm)
+                self._place(stream)
 
     def finish(self, stream_id: str, pcm: Pcm) -> None:
         """`pcm` is the stream's end; a Heard with `finished` follows."""
-        self._ask(stream_id, lambda stream, now: stream.finish(pcm, now))
+        with self._lock:
+            if (stream := self._streams.get(stream_id)) is not None:
+                stream.finish(pcm, self._clock())
+                self._place(stream)
 
     def drop(self, stream_id: str) -> None:
         """Forget the stream at once; results of a step under way never reach it or the slot's next owner."""
-        with self._changed:
+        with self._lock:
             if (stream := self._streams.get(stream_id)) is not None:
                 self._forget(stream)
             self._changed.notify()
 
     def waiting_seconds(self, stream_id: str) -> float:
         """Audio of the stream that no step has taken yet; 0 for a stream that has ended."""
-        with self._changed:
+        with self._lock:
             stream = self._streams.get(stream_id)
             return stream.waiting_s if stream else 0.0
 
@@ -117,7 +136,7 @@ class Engine:
 
     def stop(self, timeout_s: float = 5.0) -> bool:
         """End the thread after its step; streams that are left hear no more. False if it did not end in time."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
             self._changed.notify()
         if self._thread.is_alive():
@@ -126,33 +145,54 @@ class Engine:
 
     def check(self) -> None:
         """Every stream and running copy holds its lease, and nobody else holds any."""
-        with self._changed:
+        with self._lock:
             self._slots.check()
             held = [s.lease for stream in self._streams.values() for s in (stream, stream.fork) if s is not None]
             assert all(self._slots.holds(lease) for lease in held), "leases: got a lost one, expected all held"
             assert len(held) == self._slots.count - self._slots.free, f"leases: got {len(held)}, expected one a stream"
-
-    def _ask(self, stream_id: str, change: Callable[[Stream, float], None]) -> None:
-        with self._changed:
-            if (stream := self._streams.get(stream_id)) is not None:
-                change(stream, self._clock())
-                self._changed.notify()
+            for stream in self._streams.values():
+                for own in filter(None, (stream, stream.fork)):
+                    assert bool(own.queued) == own.ready, f"{own.key}: waits {own.queued}, ready {own.ready}"
+                splits = stream in self._splitting
+                assert splits == stream.fork_ready, f"{stream.key}: splits {splits}, expected {stream.fork_ready}"
 
     def _no_room(self, chunk: int) -> str | None:
         if self.failure is not None or self._stopping:
             return self.failure or "the engine stops, expected a running one"
         if not self._slots.can_lease():
             return f"{len(self._streams)} streams are heard now, expected fewer: all slots are taken"
-        counts: dict[int, int] = {}
-        for stream in self._streams.values():
-            counts[stream.chunk] = counts.get(stream.chunk, 0) + 1
-        return refusal(counts, chunk, self._costs, self.settings.max_load)
+        return refusal(self._counts, chunk, self._costs, self.settings.max_load)
+
+    def _feed(self, stream_id: str, pcm: Pcm, now: float) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.feed(pcm, now)
+            if not stream.queued and stream.ready:
+                self._wait(stream)
+
+    def _wait(self, stream: Stream) -> None:
+        self._waiting.put(stream)
+        if self._asleep:
+            self._changed.notify()
+
+    def _place(self, stream: Stream) -> None:
+        """Something happened to the stream: put it where the thread finds it, if there is anything to do with it."""
+        if stream.ready:
+            self._wait(stream)
+        elif stream.fork_ready:
+            self._splitting[stream] = None
+            self._changed.notify()
 
     def _forget(self, stream: Stream) -> None:
+        """Its slot and its copy's are free; what is under way with them is left alone when it comes."""
+        self._splitting.pop(stream, None)
         for held in (stream, stream.fork):
             if held is not None:
+                held.gone = True
+                self._waiting.drop(held)
                 self._slots.release(held.lease)
-        self._streams.pop(stream.key, None)
+        del self._streams[stream.key]
+        self._counts[stream.chunk] -= 1
 
     # The thread.
 
@@ -160,7 +200,7 @@ class Engine:
         try:
             while (work := self._next()) is not None:
                 self._step_started = self._clock()
-                results = self._split(work) if isinstance(work[0], Stream) else self._step(work)
+                results = work()
                 self._step_started = None
                 if results:
                     self._deliver(results)
@@ -172,115 +212,139 @@ class Engine:
 
     def die(self, reason: str) -> None:
         """Every stream fails and no new one comes in. The thread does this itself, or whoever saw that it hangs."""
-        with self._changed:
+        with self._lock:
             if self.failure is not None:
                 return
             self.failure = reason
             lost = list(self._streams.values())
             for stream in lost:
                 self._forget(stream)
+            self._changed.notify()
         self._deliver([Result(stream.key, Failed("internal", reason)) for stream in lost])
 
-    def _next(self) -> list[Stream] | list[_Turn] | None:
-        """Wait until there is something to do: copies to make, or a batch to step. None when the engine is to stop."""
-        with self._changed:
-            while not self._stopping and self.failure is None:
+    def _next(self) -> Work | None:
+        """Wait until there is something to do: copies to make, a batch to launch or one to collect. None at the end."""
+        with self._lock:
+            while self.failure is None:
+                if self._stopping:
+                    return self._collect if len(self._launches) else None
                 if copies := self._copies():
-                    return copies
-                if turns := self._turns():
-                    return turns
-                self._changed.wait()
+                    return partial(self._split, copies)
+                if self._launches.full or (len(self._launches) and not len(self._waiting)):
+                    return self._collect
+                now = self._clock()
+                if len(self._waiting) and not (hold_s := self._launches.hold_s(now)):
+                    return partial(self._launch, self._batch(now))
+                self._asleep = not len(self._waiting)
+                self._changed.wait(None if self._asleep else hold_s)
+                self._asleep = False
             return None
 
     def _copies(self) -> list[Stream]:
         copies = []
-        for stream in self._streams.values():
-            if stream.fork_ready and (lease := self._slots.lease(stream.chunk, spare=True)) is not None:
-                copies.append(stream.split(lease, self._clock()))
+        while self._splitting:
+            stream = next(iter(self._splitting))
+            if (lease := self._slots.lease(stream.chunk, spare=True)) is None:
+                break
+            del self._splitting[stream]
+            copies.append(stream.split(lease, self._clock()))
+            copies[-1].busy = True
         return copies
 
-    def _turns(self) -> list[_Turn]:
+    def _batch(self, now: float) -> list[tuple[Stream, Pcm]]:
         """The most urgent batch, its samples taken."""
-        ready = {s.lease.slot: s for stream in self._streams.values() for s in (stream, stream.fork) if s and s.ready}
-        waiting = [Ready(slot, s.chunk, s.due(), s.closing) for slot, s in ready.items()]
-        if not waiting:
-            return []
-        turns = []
-        for row in plan(self._clock(), waiting, self._machine)[0].rows:
-            stream = ready[row.slot]
-            arrived = stream.arrived()
-            pcm, last = stream.take()
-            turns.append(_Turn(stream, Row(row.slot, pcm, last), arrived, row.due))
-        return turns
+        batch = []
+        for stream in self._waiting.next(now):
+            batch.append((stream, stream.take()[0]))
+            stream.busy = True
+        return batch
 
     def _split(self, copies: Sequence[Stream]) -> list[Result]:
-        """Put the parents' states into the copies' slots. Parents wait for their copies, so the states stand still."""
-        results: list[Result] = []
+        """Copy the parents' states into the copies' slots. Parents wait for their copies, so the states stand still."""
+        results = self._clear(copies)
         for copy in copies:
             assert copy.parent is not None, "copies: got a stream, expected a copy"
             try:
                 if not copy.fresh:
-                    self.backend.put(copy.lease.slot, self.backend.take(copy.parent.lease.slot))
+                    self.backend.fork(copy.parent.lease.slot, copy.lease.slot)
             except Exception as fault:
                 log.exception("a copy failed", extra={"session": copy.key})
-                with self._changed:
-                    results += self._fail(copy, fault)
+                with self._lock:
+                    if not copy.gone:
+                        results += self._fail(copy, fault)
+                continue
+            with self._lock:
+                copy.busy = False
+                if not copy.gone:
+                    self._place(copy)
         return results
 
-    def _step(self, turns: Sequence[_Turn]) -> list[Result]:
-        """One batch; an exception in it ends its streams and, if silence cannot be stepped either, the engine."""
-        started = self._clock()
-        outcomes, fault = self._outcomes(turns)
-        ended = self._clock()
-        waits = tuple(started - turn.arrived for turn in turns)
-        late = tuple(max(0.0, ended - turn.due) for turn in turns)
-        self._observe(Step(turns[0].stream.chunk, ended - started, waits, late, fault is not None))
-        with self._changed:
-            results = []
-            for turn, outcome in zip(turns, outcomes, strict=True):
-                turn.stream.busy = False
-                if self._slots.holds(turn.stream.lease):
-                    results += self._settle(turn, outcome)
-        if fault is not None:
+    def _launch(self, batch: Sequence[tuple[Stream, Pcm]]) -> list[Result]:
+        """Begin a step; where it cannot even begin, that is the end of its streams."""
+        results = self._clear([stream for stream, _ in batch if stream.fresh])
+        if (landed := self._launches.launch(batch)) is not None:
             self._deliver(results)
-            self._probe(turns[0].stream.chunk)
-            return []
+            return self._land(landed)
         return results
 
-    def _outcomes(self, turns: Sequence[_Turn]) -> tuple[Sequence[object], Exception | None]:
-        try:
-            for turn in turns:
-                if turn.stream.fresh:
-                    self.backend.open(turn.row.slot, turn.stream.prompt)
-                    turn.stream.fresh = False
-            ticket = self.backend.launch(turns[0].stream.chunk, [turn.row for turn in turns])
-            outcomes = self.backend.collect(ticket)
-            assert len(outcomes) == len(turns), f"step: got {len(outcomes)} results, expected {len(turns)}"
-            return outcomes, None
-        except Exception as fault:
-            log.exception("a step of %d rows failed", len(turns))
-            return [fault] * len(turns), fault
+    def _collect(self) -> list[Result]:
+        return self._land(self._launches.collect())
 
-    def _settle(self, turn: _Turn, outcome: object) -> list[Result]:
-        """What a row's outcome means for its stream; a copy says all it heard at its end."""
-        stream = turn.stream
-        if not isinstance(outcome, list):
-            return self._fail(stream, outcome)
-        frames = stream.chunk * stream.chunks
-        if turn.row.last:
-            frames = self.backend.config.encoder_frames(stream.taken // HOP)
+    def _clear(self, streams: Sequence[Stream]) -> list[Result]:
+        """Slots that are new to these streams may be under way yet with streams that have left: see those through."""
+        results: list[Result] = []
+        if len(self._launches) and self._launches.touch([stream.lease.slot for stream in streams]):
+            while len(self._launches):
+                results += self._collect()
+        return results
+
+    def _land(self, landed: Landed) -> list[Result]:
+        """A step is done. An exception in it ends its streams and, if silence cannot be stepped either, the engine."""
+        results = self._settle(landed)
+        if landed.fault is None:
+            return results
+        self._deliver(results)
+        while len(self._launches):  # of the same device: they come to an end, one way or the other, before it is asked
+            self._deliver(self._settle(self._launches.collect()))
+        self._probe(landed.streams[0].chunk)
+        return []
+
+    def _settle(self, landed: Landed) -> list[Result]:
+        """What the outcomes mean for their streams."""
+        results = []
+        with self._lock:
+            for stream, outcome in zip(landed.streams, landed.outcomes, strict=True):
+                stream.busy = False
+                if stream.gone:
+                    continue
+                if not isinstance(outcome, list):
+                    results += self._fail(stream, outcome)
+                elif stream.last or stream.parent is not None:
+                    results += self._end(stream, outcome)
+                else:
+                    frames = stream.chunk * stream.chunks
+                    heard = Heard(tuple(outcome), frames, stream.taken)
+                    results.append(Result(stream.key, heard, stream.arrived_at))
+                    self._place(stream)
+        return results
+
+    def _end(self, stream: Stream, outcome: list[Token]) -> list[Result]:
+        """A stream's last chunk, or any of a copy, which says all it heard at its end."""
+        samples, frames = stream.taken, self.backend.config.encoder_frames(stream.taken // HOP)
         if stream.parent is None:
-            if turn.row.last:
-                self._forget(stream)
-            heard = Heard(tokens=tuple(outcome), frames=frames, samples=stream.taken, finished=turn.row.last)
-            return [Result(stream.key, heard, turn.arrived)]
+            self._forget(stream)
+            heard = Heard(tokens=tuple(outcome), frames=frames, samples=samples, finished=True)
+            return [Result(stream.key, heard, stream.arrived_at)]
         stream.tokens += outcome
-        if not turn.row.last:
+        if not stream.last:
+            self._place(stream)
             return []
+        stream.gone = True
         self._slots.release(stream.lease)
         stream.parent.fork = None
-        heard = Heard(tokens=tuple(stream.tokens), frames=frames, samples=stream.taken, mark=stream.mark)
-        return [Result(stream.key, heard, turn.arrived)]
+        self._place(stream.parent)
+        heard = Heard(tokens=tuple(stream.tokens), frames=frames, samples=samples, mark=stream.mark)
+        return [Result(stream.key, heard, stream.arrived_at)]
 
     def _fail(self, stream: Stream, fault: object) -> list[Result]:
         """End the stream (a copy's parent with it). The client learns the kind of fault, the log has the rest."""
@@ -290,7 +354,7 @@ class Engine:
 
     def _probe(self, chunk: int) -> None:
         """After a failed step: can silence be stepped? If not the engine is dead, and the exception ends it."""
-        with self._changed:
+        with self._lock:
             lease = self._slots.lease(chunk, spare=True)
         if lease is None:  # others took the failed streams' slots already: their steps will tell
             return
@@ -301,5 +365,5 @@ class Engine:
             if isinstance(outcome, Exception):
                 raise outcome
         finally:
-            with self._changed:
+            with self._lock:
                 self._slots.release(lease)

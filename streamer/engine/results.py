@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from streamer.actions import Heard
 
@@ -19,8 +20,7 @@ class Failed:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What a tick has for one stream."""
 
     stream_id: str

@@ -1,12 +1,14 @@
 """Leases of backend slots to streams. Knows nothing of audio, time or models.
 
 A lease carries its slot's generation, so what comes late for one owner can never reach the next. Streams of one group
-(the same chunk length) get slots next to each other, because CPU backends step ranges of neighbours. Some slots are
-kept back: only a fork may lease them, so that a finalize never waits for a stream to end.
+(the same chunk length) get slots next to each other where backends step ranges of neighbours, as on a CPU. Some slots
+are kept back: only a fork may lease them, so that a finalize never waits for a stream to end.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -20,13 +22,14 @@ class Lease:
 
 
 class Slots:
-    """`count` slots, the last `spare` free ones of which go to forks alone."""
+    """`count` slots, the last `spare` free ones of which go to forks alone. `near`: a group's slots lie together."""
 
-    def __init__(self, count: int, spare: int) -> None:
+    def __init__(self, count: int, spare: int, *, near: bool = True) -> None:
         assert 0 <= spare < count, f"spare: got {spare}, expected 0 to {count - 1}"
-        self.count, self.spare = count, spare
+        self.count, self.spare, self.near = count, spare, near
         self._generations = [0] * count
         self._leases: dict[int, Lease] = {}
+        self._free = list(range(count - 1, -1, -1))  # the last is taken first, where any is as good as another
 
     @property
     def free(self) -> int:
@@ -46,26 +49,39 @@ class Slots:
         return self._leases[slot]
 
     def _choose(self, group: int) -> int:
-        free = [slot for slot in range(self.count) if slot not in self._leases]
-        own = [slot for slot, lease in self._leases.items() if lease.group == group]
+        if not self.near:
+            return self._free.pop()
+        own = sorted(slot for slot, lease in self._leases.items() if lease.group == group)
         if own:
-            return min(free, key=lambda slot: (min(abs(slot - other) for other in own), slot))
-        if not self._leases:
-            return free[0]
-        return max(free, key=lambda slot: (min(abs(slot - other) for other in self._leases), -slot))
+            slot = min(self._free, key=lambda slot: (_distance(slot, own), slot))
+        elif self._leases:
+            everybody = sorted(self._leases)
+            slot = max(self._free, key=lambda slot: (_distance(slot, everybody), -slot))
+        else:
+            slot = min(self._free)
+        self._free.remove(slot)
+        return slot
 
     def holds(self, lease: Lease) -> bool:
         """Whether this very lease is still the slot's owner."""
-        return self._leases.get(lease.slot) == lease
+        return self._leases.get(lease.slot) is lease
 
     def release(self, lease: Lease) -> None:
         """Give the slot back; a lease that has ended already is left alone."""
         if self.holds(lease):
             del self._leases[lease.slot]
+            self._free.append(lease.slot)
 
     def check(self) -> None:
         """Leased and free slots make all slots, and every lease has its slot's generation."""
-        assert 0 <= len(self._leases) <= self.count, f"leased: got {len(self._leases)} of {self.count}"
+        everybody = sorted([*self._leases, *self._free])
+        assert everybody == list(range(self.count)), f"leased and free: got {everybody}, expected all {self.count} once"
         for slot, lease in self._leases.items():
             held, expected = (lease.slot, lease.generation), (slot, self._generations[slot])
             assert held == expected, f"slot and generation: got {held}, expected {expected}"
+
+
+def _distance(slot: int, others: Sequence[int]) -> int:
+    """To the nearest of `others`, which are sorted and not none."""
+    at = bisect_left(others, slot)
+    return min(abs(slot - other) for other in others[max(0, at - 1) : at + 1])

@@ -5,21 +5,26 @@ Time comes in as a value. Positions are samples from the stream's start.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import SAMPLE_RATE
+from models.config import FRAME_SAMPLES, SAMPLE_RATE
 from streamer.backends.base import samples_needed
 from streamer.decoding import Token
 from streamer.engine.slots import Lease
 
 Pcm = NDArray[np.float32]
 
+EMPTY: Pcm = np.zeros(0, np.float32)
+
 # A client whose clock runs a little fast is still in real time; one that sends a file as fast as it can is not.
 PACE = 0.9  # seconds of wall time that a second of audio is worth
+PACE_S = PACE / SAMPLE_RATE  # and a sample
 BURST_S = 1.0  # audio may come in pieces as long as this and still be in real time
 
 
@@ -34,7 +39,7 @@ class ForkOrder:
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """Audio waits here until a chunk is whole. A fork (`mark` set) is a stream of its own with its parent's past."""
+    """Audio is cut into chunks here as it comes. A fork (`mark` set) is a stream of its own with its parent's past."""
 
     key: str
     chunk: int  # encoder frames
@@ -44,32 +49,59 @@ class Stream:
     parent: Stream | None = None
     fresh: bool = True  # the backend's slot has not been opened for this stream
     closing: bool = False  # no more audio comes
-    busy: bool = False  # a step is under way with it
+    busy: bool = False  # a step is under way with it, or its state is being copied
+    gone: bool = False  # it has ended; what comes late for it is left alone
     chunks: int = 0  # chunks done
     fed: int = 0  # samples that came in
     spoken: int = 0  # samples of those that the client sent (the rest is silence of our own)
     taken: int = 0  # samples that went into chunks
+    last: bool = False  # the chunk that was taken is the last
+    arrived_at: float = 0.0  # of the chunk that waits or is under way: when its last sample came
+    due_at: float = 0.0  # and when it is owed
+    queued: int = 0  # its place among those that wait for a step; 0: it does not wait
     tokens: list[Token] = field(default_factory=list)  # a fork keeps what it hears until it has heard all
     forks: deque[ForkOrder] = field(default_factory=deque)
     fork: Stream | None = None  # the copy that is running now; the stream waits for it
-    _audio: deque[Pcm] = field(default_factory=deque)
-    _arrivals: deque[tuple[int, float]] = field(default_factory=deque)  # (position after, time)
-    _paced: tuple[int, float] | None = None  # position and time up to which real time has been granted
+    _whole: deque[tuple[Pcm, float]] = field(default_factory=deque)  # chunks, when the last sample of each came
+    _part: Pcm = field(default_factory=lambda: EMPTY)  # the chunk that is not whole yet
+    _filled: int = 0  # samples of it
+    _filled_at: float = 0.0  # when the last of them came
+    _size: int = 0  # samples that it will have
+    _paced_to: int = 0  # position up to which real time has been granted
+    _paced_at: float = -math.inf  # and up to which time
+    _pace: float = 0.0  # the time that is granted the next chunk
+    _owed: int = -1  # the chunk of which `arrived_at`, `due_at` and `_pace` are
+
+    def __post_init__(self) -> None:
+        self._size = samples_needed(self.chunks, self.chunk)
 
     def feed(self, pcm: Pcm, now: float, *, silence: bool = False) -> None:
-        """More audio, the client's own or `silence` that we add."""
+        """More audio, the client's own or `silence` that we add. It is copied: the caller's array can be used again."""
         assert not self.closing, f"stream {self.key}: got audio, expected none after finish"
-        self.fed += len(pcm)
+        size, at = len(pcm), 0
+        self.fed += size
         if not silence:
             self.spoken = self.fed
-        if len(pcm):
-            self._audio.append(pcm)
-            self._arrivals.append((self.fed, now))
+        filled = self._filled
+        while (end := at + self._size - filled) <= size:  # the chunk that is begun, and as many more as there are
+            if filled:
+                self._part[filled:] = pcm[at:end]
+            else:
+                self._part = np.array(pcm[at:end], np.float32)
+            self._whole.append((self._part, now))
+            at, filled, self._size = end, 0, FRAME_SAMPLES * self.chunk
+        self._filled = filled + size - at
+        if at < size:
+            if not filled:
+                self._part = np.empty(self._size, np.float32)
+            self._part[filled : self._filled] = pcm[at:] if at else pcm
+            self._filled_at = now
 
     def finish(self, pcm: Pcm, now: float) -> None:
         """`pcm` is the end."""
         self.feed(pcm, now, silence=True)
-        self._arrivals.append((self.fed, now))
+        if not self._filled:
+            self._filled_at = now
         self.closing = True
 
     def order_fork(self, mark: int, pcm: Pcm) -> None:
@@ -96,74 +128,65 @@ class Stream:
         """Whether its next chunk can be stepped."""
         if self.busy or self.fork is not None:
             return False
-        return self.waiting >= self.needed or (self.closing and not self.forks)
+        if self.forks:
+            return self.waiting >= self.needed
+        return bool(self._whole) or self.closing
 
     @property
     def fork_ready(self) -> bool:
         """Whether all whole chunks before the next fork are done."""
         return bool(self.forks) and not self.busy and self.fork is None and self.waiting < self.needed
 
-    def arrived(self) -> float:
-        """When the last sample of the next chunk came."""
-        end = self._chunk_end()
-        return next((time for position, time in self._arrivals if position >= end), self._arrivals[-1][1])
+    def owe(self) -> float:
+        """When a real-time client would have sent the next chunk; later than now for one that sends ahead.
 
-    def due(self) -> float:
-        """When a real-time client would have sent the next chunk; later than now for one that sends ahead."""
-        return max(self.arrived(), self._pace())
+        A leaky bucket: the time that real time grants the chunk, BURST_S before it if the client was slow.
+        """
+        if self._owed == self.chunks:
+            return self.due_at
+        if self._whole:
+            pcm, arrived = self._whole[0]
+            end = self.taken + len(pcm)
+        else:
+            arrived, end = self._filled_at, self.taken + self._filled
+        granted = (end if end < self.spoken else self.spoken) - self._paced_to
+        pace = self._paced_at + granted * PACE_S if granted > 0 else self._paced_at
+        if pace < arrived - BURST_S:
+            pace = arrived - BURST_S
+        self._pace, self._owed = pace, self.chunks
+        self.arrived_at, self.due_at = arrived, arrived if arrived > pace else pace
+        return self.due_at
 
     def take(self) -> tuple[Pcm, bool]:
         """The next chunk's samples, and whether they are the last."""
-        assert self.ready, f"stream {self.key}: got {self.waiting} samples, expected {self.needed}"
-        end = self._chunk_end()
-        last = self.waiting < self.needed
-        self._paced = (min(end, self.spoken), self._pace())
-        pcm = self._cut(end - self.taken)
-        self.taken, self.chunks = end, self.chunks + 1
-        while self._arrivals and self._arrivals[0][0] <= self.taken and not (self.closing and len(self._arrivals) == 1):
-            self._arrivals.popleft()
-        return pcm, last
+        self.owe()
+        if self._whole:
+            pcm, _ = self._whole.popleft()
+            self.last = False
+        else:
+            assert self.closing, f"stream {self.key}: got {self.waiting} samples, expected {self.needed}"
+            pcm = self._part[: self._filled]
+            self._part, self._filled, self.last = EMPTY, 0, True
+        self.taken += len(pcm)
+        self._paced_to = self.taken if self.taken < self.spoken else self.spoken
+        self._paced_at = self._pace
+        self.chunks += 1
+        return pcm, self.last
 
     def split(self, lease: Lease, now: float) -> Stream:
         """The copy that the first order asks for; the stream goes on when it has heard all."""
         order = self.forks.popleft()
-        copy = Stream(self.key, self.chunk, self.prompt, lease, order.mark, self, self.fresh)
-        copy.chunks, copy.taken, copy._paced = self.chunks, self.taken, self._paced
-        copy.fed = copy.spoken = self.taken
-        rest = self._peek(order.at - self.taken)
+        rest = (self._whole[0][0] if self._whole else self._part)[: order.at - self.taken]
+        copy = Stream(self.key, self.chunk, self.prompt, lease, order.mark, self, self.fresh, chunks=self.chunks)
+        copy.fed = copy.spoken = copy.taken = self.taken
+        copy._paced_to, copy._paced_at = self._paced_to, self._paced_at
         copy.feed(rest, now)
         copy.finish(order.pcm, now)
         self.fork = copy
         return copy
 
-    def _pace(self) -> float:
-        """A leaky bucket: the time that real time grants the next chunk, BURST_S before it if the client was slow."""
-        earliest = self.arrived() - BURST_S
-        if self._paced is None:
-            return earliest
-        position, time = self._paced
-        return max(earliest, time + PACE * max(0, min(self._chunk_end(), self.spoken) - position) / SAMPLE_RATE)
 
-    def _chunk_end(self) -> int:
-        return self.taken + min(self.needed, self.waiting)
-
-    def _peek(self, samples: int) -> Pcm:
-        whole = np.concatenate([np.zeros(0, np.float32), *self._audio])
-        return whole[:samples].copy()
-
-    def _cut(self, samples: int) -> Pcm:
-        parts = [np.zeros(0, np.float32)]
-        while samples:
-            first = self._audio.popleft()
-            if len(first) > samples:
-                self._audio.appendleft(first[samples:])
-            parts.append(first[:samples])
-            samples -= len(parts[-1])
-        return np.concatenate(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(NamedTuple):
     """What the scheduler knows of a stream whose next chunk is whole."""
 
     slot: int

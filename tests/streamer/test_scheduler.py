@@ -127,7 +127,7 @@ class Simulation:
             while events and events[-1][0] <= self.now:
                 time, slot, samples = events.pop()
                 self.streams[slot].feed(np.zeros(samples, np.float32), time)
-            ready = [Ready(slot, s.chunk, s.due(), s.closing) for slot, s in self.streams.items() if s.ready]
+            ready = [Ready(slot, s.chunk, s.owe(), s.closing) for slot, s in self.streams.items() if s.ready]
             forks = [Ready(slot, chunk, due, True) for slot, (chunk, due) in self.finalizing.items()]
             if ready or (forks and events):
                 self.step(plan(self.now, [*ready, *forks], self.machine)[0])
@@ -144,7 +144,8 @@ class Simulation:
                 self.finalizing[ready.slot] = ready.chunk, self.now + cost
                 continue
             stream = self.streams[ready.slot]
-            arrived = stream.arrived()
+            stream.owe()
+            arrived = stream.arrived_at
             stream.take()
             self.late[ready.slot].append(self.now + cost - arrived)
         self.now += cost
@@ -220,7 +221,7 @@ def test_a_client_whose_clock_is_fast_stays_on_time(piece_s: float) -> None:
         now = piece * piece_s * 0.999
         stream.feed(np.zeros(round(piece_s * SAMPLE_RATE), np.float32), now)
         while stream.ready:
-            assert stream.due() <= now + 1e-6, f"ahead after {now:.0f} s"
+            assert stream.owe() <= now + 1e-6, f"ahead after {now:.0f} s"
             stream.take()
 
 
@@ -229,7 +230,7 @@ def test_a_file_sent_at_once_is_due_as_fast_as_it_would_have_been_spoken() -> No
     stream.feed(np.zeros(60 * SAMPLE_RATE, np.float32), 0.0)
     dues = []
     while stream.ready:
-        dues.append(stream.due())
+        dues.append(stream.owe())
         stream.take()
     assert dues[0] == 0.0
     assert dues[-1] == pytest.approx(0.9 * (len(dues) - 1) * 7 * FRAME_S - BURST_S, rel=0.01)
@@ -242,7 +243,7 @@ def test_the_silence_of_a_finalize_is_owed_at_once() -> None:
         stream.take()
     stream.finish(np.zeros(SAMPLE_RATE, np.float32), 101.0)
     while True:
-        assert stream.due() <= 101.0
+        assert stream.owe() <= 101.0
         if stream.take()[1]:
             break
 

@@ -309,4 +309,4 @@ def test_a_fork_that_was_never_asked_for_is_a_bug() -> None:
     life = Life().receive(audio(HELLO), Finalize(), run=False)
     answer = life.engine._answers[0]
     with pytest.raises(AssertionError, match="got 99, expected that of"):
-        life.session.heard(replace(answer, mark=99), 0.0)
+        life.session.heard(answer._replace(mark=99), 0.0)
