@@ -1,6 +1,6 @@
 """The label loop of models/label_loop.py as kernels: a trip is 3 + layers launches. Knows nothing of graphs or audio.
 
-The twin is `models.label_loop.advance_torch`. A trip without work costs its launches and nothing more, so trips may be
+The twin is `models.label_loop.advance`. A trip without work costs its launches and nothing more, so trips may be
 unrolled. Only frames that a row has left are looked at, and only rows that emitted go through the predictor.
 """
 

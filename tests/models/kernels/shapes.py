@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from models.kernels import search, search_code
+from models.kernels import ring, search, search_code
 
 Compile = Callable[[Any, dict[str, str], dict[str, Any]], dict[str, int]]
 Cases = Iterator[tuple[str, Callable[[], dict[str, int]]]]
@@ -18,12 +18,13 @@ BF16, F32, I32, I64 = "*bf16", "*fp32", "*i32", "*i64"
 
 def typed(**kinds: str) -> dict[str, str]:
     """Types by name from names by type: typed(f32="a b") is {"a": "*fp32", "b": "*fp32"}."""
-    named = {"bf16": BF16, "f32": F32, "i32": I32, "i64": I64, "int": "i32", "u8": "*u8"}
+    named = {"bf16": BF16, "f32": F32, "i32": I32, "i64": I64, "int": "i32", "real": "fp32", "u8": "*u8"}
     return {name: named[kind] for kind, names in kinds.items() for name in names.split()}
 
 
 def cases(build: Compile) -> Cases:
     yield from search_cases(build)
+    yield from ring_cases(build)
 
 
 def search_cases(build: Compile) -> Cases:
@@ -57,3 +58,26 @@ def search_products(build: Compile, dtype: torch.dtype, rows: int) -> Cases:
         yield f"search.cell {layer} {name}", lambda c=cell: build(search_code.cell_kernel, types, c)
     project = {"HIDDEN": 640, "LAYERS": 2, "JOINT": 640, **search.project_tile(rows, dtype).options(640)}
     yield f"search.project {name}", lambda: build(search_code.project_kernel, types, project)
+
+
+def ring_cases(build: Compile) -> Cases:
+    """left, ring, head_dim of the 0.6 B and the 114 M model."""
+    for dtype, chunk, sizes in (
+        (BF16, 1, (56, 70, 128)),
+        (BF16, 14, (56, 70, 128)),
+        (BF16, 1, (70, 84, 64)),
+        (F32, 14, (56, 70, 128)),
+        (F32, 14, (70, 84, 64)),
+    ):
+        left, places, dim = sizes
+        types = typed(
+            f32="position_bias",
+            i64="slots frames ends",
+            int="row_stride frame_stride head_stride p_row p_frame p_head p_column",
+            real="scale hidden_score",
+        )
+        types |= dict.fromkeys(["q", "k", "v", "by_position", "content_bias", "keys", "values", "out"], dtype)
+        constants = {"HEADS": 8, "DIM": dim, "RING": places, "POSITIONS": places + 13, "T": chunk, "LEFT": left}
+        constants |= ring.tile(chunk, left, dim, BF if dtype == BF16 else torch.float32)
+        name = f"ring {dtype[1:]} T={chunk} left={left} dim={dim}"
+        yield name, lambda t=types, c=constants: build(ring.ring_kernel, t, c)
