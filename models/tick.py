@@ -18,8 +18,11 @@ from models.arena import ArenaRing, EncoderArena, OnArena
 from models.chunk_mel import ChunkMel
 from models.config import FRAME_SAMPLES, SUBSAMPLING, ModelConfig
 from models.features_np import TAIL
+from models.fused import Fused, PackedAttention
+from models.kernels.ring import RingRows
 from models.kernels.search import KernelLoop
 from models.label_loop import LabelLoop, Memory, Networks, collapse, start_memory
+from models.operators import Operators
 from models.transducer import Model
 
 HEADER = ("slot", "frames", "valid", "last", "prompt", "used")  # int32 words of a row before its samples
@@ -118,10 +121,12 @@ class Arena:
 
 
 class TorchEncoder:
-    """The model's own modules, their state in the arena."""
+    """The model's own modules, their state in the arena, `kernels` between the products where wanted."""
 
     def __init__(self, model: DeviceModel, arena: Arena, kernels: bool = False) -> None:
-        self._model, self._arena, self._kernels = model, arena.encoder, kernels
+        self._model, self._arena = model, arena.encoder
+        layers = zip(model.model.encoder.layers, model.tables, strict=True)
+        self._packed = [PackedAttention.of(layer.self_attn, table) for layer, table in layers] if kernels else None
 
     def encode(self, mel: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         encoder, arena, chunk = self._model.model.encoder, self._arena, mel.shape[1] // SUBSAMPLING
@@ -135,8 +140,10 @@ class TorchEncoder:
         y = encoder.through(x, rows.frames, end, self._operators(rows, chunk, end))
         return scores_of(self._model.model, y, rows.prompts), (end - rows.frames).clamp(min=0)
 
-    def _operators(self, rows: Rows, chunk: int, end: Tensor) -> OnArena:
+    def _operators(self, rows: Rows, chunk: int, end: Tensor) -> Operators:
         context = self._model.config.context_of(chunk)
+        if self._packed is not None:
+            return Fused(self._packed, self._arena, RingRows(rows.slots, rows.frames, end, context[0]))
         ring = ArenaRing(self._model.tables, self._arena, rows.slots, rows.frames, context)
         ring.place(chunk, end)
         return OnArena(self._arena, rows.slots, ring)

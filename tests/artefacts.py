@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from models.config import ModelConfig
 from streamer.backends import Place, load_backend
 from streamer.backends.base import Backend, Row, samples_needed
 from streamer.decoding import Token
+
+if TYPE_CHECKING:
+    from streamer.backends.device import DeviceBackend
 
 GOLDEN = Path(__file__).parent / "golden"
 STREAMING = (
@@ -57,7 +61,7 @@ def fresh(kind: str, slots: int = SLOTS) -> Backend:
     return load_backend(name, path.get(name, Path)(), slots)
 
 
-def on_cpu(model: str, slots: int, *, kernels: bool = False) -> Backend:
+def on_cpu(model: str, slots: int, *, kernels: bool = False) -> DeviceBackend:
     """The GPU backend on the CPU; with `kernels` those of the GPU, interpreted."""
     import torch
 

@@ -1,0 +1,79 @@
+"""The GPU backend on the CPU: its kernels interpreted say what torch's operators say, and many rows are many ticks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamer.backends.base import Row, samples_needed
+from streamer.backends.device import DeviceBackend
+from tests.artefacts import Stream, clip, hear, launch, on_cpu, plain
+
+
+@pytest.mark.parametrize("model", ["hybrid_bpe", "tdt_bpe", "rnnt_bpe_bn128", "prompt_rnnt"])
+def test_the_interpreted_kernels_say_what_the_operators_say(model: str) -> None:
+    import tests.models.kernels.device  # noqa: F401  skips where there is no triton
+
+    operators, kernels = on_cpu(model, 3), on_cpu(model, 3, kernels=True)
+    assert "own kernels" in kernels.about["precision"]
+    for chunk in (min(operators.config.chunks), max(operators.config.chunks)):
+        want = hear(operators, 0, clip("short"), chunk)
+        assert plain(hear(kernels, 2, clip("short"), chunk)) == plain(want)
+        np.testing.assert_allclose(
+            [t.logp for t in hear(kernels, 1, clip("short"), chunk)], [t.logp for t in want], atol=1e-4
+        )
+
+
+def test_more_rows_than_the_largest_tick_holds_are_several_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.backends.device.MOST_FRAMES", 4)
+    backend = on_cpu("hybrid_bpe", 6)
+    chunk = 2
+    assert backend.buckets(chunk) == (1, 2)
+    want = hear(on_cpu("hybrid_bpe", 6), 0, clip("speech"), chunk)
+    streams = [Stream(slot, clip("speech"), chunk) for slot in range(5)]
+    for stream in streams:
+        backend.open(stream.slot)
+    while not streams[0].done:
+        launch(backend, streams)
+    assert [plain(stream.tokens) for stream in streams] == [plain(want)] * 5
+
+
+def test_two_launches_under_way_answer_each_its_own(backend_of: DeviceBackend) -> None:
+    backend = backend_of
+    chunk = max(backend.config.chunks)
+    want = hear(backend, 0, clip("speech"), chunk)
+    streams = [Stream(slot, clip("speech"), chunk) for slot in (1, 4)]
+    tickets = []
+    for stream in streams:
+        backend.open(stream.slot)
+    while not streams[0].done:
+        tickets = [backend.launch(chunk, [stream.next_row()]) for stream in streams]
+        for stream, ticket in zip(streams, tickets, strict=True):
+            (heard,) = backend.collect(ticket)
+            assert isinstance(heard, list)
+            stream.tokens += heard
+    assert [plain(stream.tokens) for stream in streams] == [plain(want)] * 2
+
+
+@pytest.fixture
+def backend_of() -> DeviceBackend:
+    return on_cpu("hybrid_bpe", 6)
+
+
+def test_a_loud_row_costs_its_neighbours_nothing_and_may_come_again(backend_of: DeviceBackend) -> None:
+    backend = backend_of
+    chunk = min(backend.config.chunks)
+    want = hear(backend, 0, clip("speech"), chunk)
+    stream = Stream(1, clip("speech"), chunk)
+    backend.open(1)
+    backend.open(2)
+    loud = np.full(samples_needed(0, chunk), np.nan, np.float32)
+    while not stream.done:
+        refused, heard = backend.collect(backend.launch(chunk, [Row(2, loud), stream.next_row()]))
+        assert "got NaN or infinite samples" in str(refused)
+        stream.tokens += heard
+    assert plain(stream.tokens) == plain(want)
+    again = Stream(2, clip("speech"), chunk)
+    while not again.done:
+        launch(backend, [again])
+    assert plain(again.tokens) == plain(want)
