@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from models.kernels import ring, search, search_code
+from models.kernels import convolution, norm, ring, search, search_code
 
 Compile = Callable[[Any, dict[str, str], dict[str, Any]], dict[str, int]]
 Cases = Iterator[tuple[str, Callable[[], dict[str, int]]]]
@@ -25,6 +25,7 @@ def typed(**kinds: str) -> dict[str, str]:
 def cases(build: Compile) -> Cases:
     yield from search_cases(build)
     yield from ring_cases(build)
+    yield from row_cases(build)
 
 
 def search_cases(build: Compile) -> Cases:
@@ -81,3 +82,20 @@ def ring_cases(build: Compile) -> Cases:
         constants |= ring.tile(chunk, left, dim, BF if dtype == BF16 else torch.float32)
         name = f"ring {dtype[1:]} T={chunk} left={left} dim={dim}"
         yield name, lambda t=types, c=constants: build(ring.ring_kernel, t, c)
+
+
+def row_cases(build: Compile) -> Cases:
+    """What goes over whole rows of d_model values."""
+    for dtype, width in ((BF16, 1024), (BF16, 512), (F32, 1024)):
+        name = f"{dtype[1:]} d={width}"
+        types = typed(int="rows", real="scale eps") | dict.fromkeys(["x", "y", "total", "out", "weight", "bias"], dtype)
+        for add in (False, True):
+            constants = {"WIDTH": width, "ADD": add, **norm.tile(width)}
+            yield f"norm {name} add={add}", lambda t=types, c=constants: build(norm.norm_kernel, t, c)
+        types = typed(f32="weight bias scale shift", i64="slots", u8="live advance", real="eps")
+        types |= dict.fromkeys(["gated", "tails", "out"], dtype)
+        for frames in (1, 14):
+            constants = {"T": frames, "LEFT": 8, "DIM": width, "STATISTICS": True, "ADVANCE": True}
+            constants |= convolution.tile(width)
+            kernel = convolution.convolution_kernel
+            yield f"convolution {name} T={frames}", lambda k=kernel, t=types, c=constants: build(k, t, c)
