@@ -66,7 +66,7 @@ class Bulk:
 
     @property
     def why_slow(self) -> str | None:
-        """Why the decoder's kernels do not run on this device, in words; None where they do, or where there are none."""
+        """Why the decoder's kernels do not run here, in words; None where they do, or where none are wanted."""
         return self._decoding.why_slow
 
     def most_samples(self) -> int | None:
@@ -197,12 +197,21 @@ class _Left:
 def measured(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Budget:
     """What a batch may take of the memory that is free now."""
     free, width = SHARE * _free_bytes(device), torch.finfo(dtype).bits // 8
-    first = 4 * config.sub_channels * config.sub_widths[0]  # elements of an encoder frame after the first convolution
-    frame_bytes = 4 * width * first + SUBSAMPLING * HOP * 4 * 32  # with its copies; spectra in float32
-    frames = min(FRAMES[device.type], int(free / frame_bytes), INDEX // first - 1)
+    frame_bytes = 4 * width * _first_elements(config) + SUBSAMPLING * HOP * 4 * 32  # with copies; spectra in float32
+    frames = min(FRAMES[device.type], int(free / frame_bytes), most_frames(config))
     if config.streaming:
         return Budget(max(frames, PIECE))
     return Budget(max(frames, 1), max(int(free / (SCORE_BYTES * config.heads)), 1))
+
+
+def most_frames(config: ModelConfig) -> int:
+    """Encoder frames of a batch that every convolution can count."""
+    return INDEX // _first_elements(config) - 1
+
+
+def _first_elements(config: ModelConfig) -> int:
+    """Elements of one encoder frame after the first convolution, where they are most."""
+    return 4 * config.sub_channels * config.sub_widths[0]
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -223,6 +232,8 @@ def _front_end(model: Model) -> LogMel:
 
 def _placed(model: Model, device: torch.device, dtype: torch.dtype) -> Model:
     """The model on its device in its dtype; what batch norms measured stays float32."""
+    if device.type == "cuda" and dtype == torch.float32:
+        torch.backends.cudnn.allow_tf32 = False  # torch rounds convolutions, though not products, unless told
     model = model.eval().requires_grad_(False).to(device=device, dtype=dtype)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):

@@ -51,10 +51,10 @@ class Recordings:
         """The samples of `name`, mixed to mono at 16 kHz."""
         return blocks.whole(self._source(name), name, part)
 
-    def blocks(self, name: str, channel: int | None = None) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, name: str, channel: int | None = None, part: Part = WHOLE) -> Iterator[NDArray[np.float32]]:
         """The same in blocks, or those of one channel; memory does not grow with the recording (a tar's member is
         held whole). Raises CutOff at the end where there is less than the file says."""
-        return blocks.blocks(self._source(name), name, channel=channel)
+        return blocks.blocks(self._source(name), name, part, channel)
 
     def channels(self, name: str) -> int:
         """How many channels `name` has."""
@@ -89,8 +89,8 @@ class Recordings:
         self._tars.clear()
 
 
-def manifest(path: Path) -> Iterator[Entry]:
-    """The lines of a JSON-lines manifest."""
+def manifest(path: Path, needed: tuple[str, ...] = ("audio_filepath", "text")) -> Iterator[Entry]:
+    """The lines of a JSON-lines manifest, each with the `needed` texts; what is not needed may be missing."""
     try:
         lines = path.read_text("utf-8").split("\n")  # a text may hold other ends of lines, like U+2028
     except (OSError, UnicodeDecodeError) as error:
@@ -98,22 +98,24 @@ def manifest(path: Path) -> Iterator[Entry]:
         raise Unreadable(f"{path}: a manifest that cannot be read ({reason})") from None
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield _entry(line, f"{path} line {number}")
+            yield _entry(line, f"{path} line {number}", needed)
 
 
-def _entry(line: str, where: str) -> Entry:
+def _entry(line: str, where: str, needed: tuple[str, ...]) -> Entry:
     try:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
         raise Unreadable(f"{where}: not JSON ({error.msg})") from None
     if not isinstance(fields, dict):
         raise Unreadable(f"{where}: got {line.strip()[:40]}, expected an object")
-    for key in ("audio_filepath", "text"):
+    for key in needed:
         if not isinstance(fields.get(key), str):
             got = json.dumps(fields[key])[:40] if key in fields else "nothing"
             raise Unreadable(f"{where}: {key}: got {got}, expected a text")
     part = Part(_seconds(fields, "offset", where), _seconds(fields, "duration", where))
-    return Entry(fields["audio_filepath"], part, fields["text"], str(fields.get("source") or "all"), fields)
+    text = fields.get("text")
+    source = str(fields.get("source") or "all")
+    return Entry(fields["audio_filepath"], part, text if isinstance(text, str) else "", source, fields)
 
 
 def _seconds(fields: dict[str, Any], key: str, where: str) -> float:

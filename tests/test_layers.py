@@ -154,6 +154,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.commands.demo": COMMAND | {"clients"},
     "streamer.commands.stream": COMMAND | EVENTS | {"clients"},
     "streamer.commands.mic": COMMAND | EVENTS | {"clients"},
+    "streamer.commands.device": COMMAND | {"streamer.recordings", "models", "torch"},
     "streamer.commands.meter": {"clients.mic", "rich"},
     "streamer.commands.local": COMMAND | {"streamer.backends", "streamer.config", "streamer.server"},
     "streamer.commands.bench": COMMAND | {"clients", "streamer.bench", "streamer.recordings"},

@@ -199,11 +199,11 @@ def open_listener(args: argparse.Namespace, tail_ms: int, slots: int = SLOTS) ->
     path = artefacts.resolve(args.model, args.backend, args.precision)
     backend = load_backend(args.backend, path, slots, args.threads or processors())
     config = backend.config
-    latency_ms = _latency(args.latency, config)
+    latency_ms = latency_of(args.latency, config)
     transcriber = Transcriber(
         backend=backend,
         chunk=config.chunk_of(latency_ms),
-        prompt=_prompt(args.language, config),
+        prompt=prompt_of(args.language, config),
         tail_ms=tail_ms,
     )
     return Chunks(transcriber, latency_ms)
@@ -217,10 +217,11 @@ def _open_whole(args: argparse.Namespace) -> Listener:
             f"--latency offline: {config.name} is a streaming model; its latencies are {_listed(config)}", USAGE
         )
     model, tokenizer = import_module("models.store").load(path)
-    return Whole(model, tokenizer, _prompt(args.language, config))
+    return Whole(model, tokenizer, prompt_of(args.language, config))
 
 
-def _latency(asked: str | None, config: ModelConfig) -> int:
+def latency_of(asked: str | None, config: ModelConfig) -> int:
+    """One of the model's latencies in ms: the one that --latency asks for, or the default."""
     if not config.latencies_ms:
         raise CommandError(f"model {config.name}: a full-context model; hear it with --latency offline", USAGE)
     if asked is None:
@@ -230,7 +231,8 @@ def _latency(asked: str | None, config: ModelConfig) -> int:
     return int(asked)
 
 
-def _prompt(language: str | None, config: ModelConfig) -> int | None:
+def prompt_of(language: str | None, config: ModelConfig) -> int | None:
+    """The index of the language that --language asks for, None for a model without."""
     try:
         return config.prompt_index(language)
     except ConfigError as error:

@@ -16,6 +16,7 @@ from streamer.commands import (
     USAGE,
     CommandError,
     add_model_flags,
+    bulk,
     command,
     say,
     unwound_by_sigterm,
@@ -51,6 +52,7 @@ def add(commands: Any) -> None:
         streamer transcribe --multichannel --format ctm call.wav
         arecord -q -f S16_LE -r 16000 | streamer transcribe -
         ffmpeg -v error -i rtsp://camera/1 -f s16le -ar 16000 -ac 1 - | streamer transcribe --out live.vtt -
+        streamer transcribe --device cuda --json --price 3.50 --manifest corpus.jsonl > words.jsonl
         """,
     )
     add_model_flags(parser)
@@ -72,13 +74,14 @@ def add(commands: Any) -> None:
     )
     _add_output_flags(parser)
     _add_input_flags(parser)
+    bulk.add_flags(parser)
     parser.add_argument(
         "files",
-        nargs="+",
+        nargs="*",
         metavar="FILE",
         help="any file libsndfile reads, any rate and channels (more kinds with the extra codecs); - is standard input",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, refuse=parser.error)
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +119,8 @@ def run(args: argparse.Namespace) -> int:
     """Hear everything; results in the order of the command line, errors at once."""
     from streamer.commands.targets import targets
 
-    if "-" in args.files:
+    bulk.check(args)
+    if args.device is None and "-" in args.files:
         if len(args.files) > 1:
             raise CommandError("-: got other files too, expected standard input alone", USAGE)
         from streamer.commands.live import run as run_live
@@ -126,6 +130,9 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(
             "--encoding, --sample-rate and --channels: for standard input (-), files say their own", USAGE
         )
+    if args.device is not None:
+        asked = bulk.wanted(args)
+        return bulk.run(args, asked, _results(args, targets(args)))
     return _run_files(args, targets(args))
 
 
