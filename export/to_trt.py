@@ -190,19 +190,19 @@ class Builder:
             for port in known.arena:
                 profile.set_shape(port.name, port.shape(FEWEST_SLOTS), port.shape(typical), port.shape(slots))
             config.add_optimization_profile(profile)
-        cache = self._timing_cache(options)
-        _use_cache(config, cache)
+        cache = self.timing_cache(options)
+        use_cache(config, cache)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise BackendError(graph.name, "no engine", "one that TensorRT can build; its own words are in the log")
-        _keep_cache(config, cache)
+        keep_cache(config, cache)
         return plan
 
     def _network_flags(self) -> int:
         flags = self.module.NetworkDefinitionCreationFlag
         return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
-    def _timing_cache(self, options: Options) -> Path | None:
+    def timing_cache(self, options: Options) -> Path | None:
         """The file of kernel timings of this version on this GPU; TensorRT-RTX times nothing and has none."""
         if options.timing_cache is None or self.flavour == "tensorrt_rtx":
             return None
@@ -224,13 +224,13 @@ class Builder:
         )
 
 
-def _use_cache(config: Any, path: Path | None) -> None:
+def use_cache(config: Any, path: Path | None) -> None:
     if path is not None:
         known = path.read_bytes() if path.is_file() else b""
         config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
 
 
-def _keep_cache(config: Any, path: Path | None) -> None:
+def keep_cache(config: Any, path: Path | None) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")

@@ -12,6 +12,7 @@ import tarfile
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "models" / "pretrained"
 EXPORTED = "artefact.json"  # the file that makes a folder one that ONNX Runtime can run
@@ -80,10 +81,15 @@ def _cached(path: Path, precision: str) -> Path:
 
 def export_model(path: Path, out: Path, precision: str) -> None:
     """Write the ONNX artefact of a checkpoint into the folder `out`."""
-    exporter = import_module("export.to_onnx")
+    exporter("to_onnx").export_model(path, out, precision)
+
+
+def exporter(name: str) -> ModuleType:
+    """The module of `export` that writes one kind of artefact."""
+    module = import_module(f"export.{name}")
     # It warns of packages that no graph of ours needs; torch resets its loggers' levels on import, so not earlier.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    exporter.export_model(path, out, precision)
+    return module
 
 
 def _digest(path: Path) -> str:

@@ -13,12 +13,13 @@ from torch import Tensor
 from export.parity import FP32_TOLERANCE, Difference, Transcript, _chunks, _model_step
 from models.config import ModelConfig
 from models.state import EncoderState
-from models.tick import Rows
+from models.tick import Arena, DeviceModel, Rows
 from models.transducer import Model
 from streamer.backends.base import BackendError
+from streamer.backends.device import DeviceBackend, Options
 from streamer.backends.pytorch import networks_of
 from streamer.backends.trt_engine import Engine, EngineStep
-from tests.artefacts import CLIPS, STREAMING, clip
+from tests.artefacts import CLIPS, STREAMING, Stream, clip, expected, launch, plain
 from tests.models.golden import loaded
 from tests.models.tiny import tiny_model
 from tests.trt import Context, engine, in_torch, new_arena, sidecar_of
@@ -105,6 +106,26 @@ def test_every_latency_gives_the_models_own_tokens_from_any_slots_beside_padding
             assert difference.scores <= FP32_TOLERANCE, (chunk, prompt)
             assert difference.heard == difference.wanted
             assert sum(map(len, difference.heard)) > 10
+
+
+def test_a_device_backend_with_engines_says_what_nemo_says() -> None:
+    """The whole tick on the CPU: PCM in, tokens out, other streams of other latencies beside."""
+    model, tokenizer = loaded("hybrid_bpe")
+    config = model.config
+
+    def make_encoder(_model: DeviceModel, arena: Arena, _kernels: bool) -> EngineStep:
+        return step_over(model, arena.encoder.rows())
+
+    device = DeviceModel(model, torch.float32, torch.device("cpu"))
+    backend = DeviceBackend("trt", device, tokenizer, make_encoder, Options(slots=SPARE, kernels=False))
+    for chunk, slots in zip(config.chunks, ((5, 0, 3), (1, 2, 4), (0, 1, 5), (4, 3, 2)), strict=True):
+        streams = [Stream(slot, clip(name), chunk) for slot, name in zip(slots, CLIPS, strict=True)]
+        for stream in streams:
+            backend.open(stream.slot)
+        while waiting := [stream for stream in streams if not stream.done]:
+            launch(backend, waiting)
+        for stream, name in zip(streams, CLIPS, strict=True):
+            assert plain(stream.tokens) == expected("hybrid_bpe", name, config.context_of(chunk), None)
 
 
 @pytest.mark.parametrize("contexts", [((8, 3), (4, 1), (0, 0)), ((3, 0),)])
