@@ -8,6 +8,7 @@ Whatever happens to a stream puts it where the thread finds it; nothing ever loo
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -90,15 +91,23 @@ class Engine:
         with self._lock:
             return self._no_room(chunk)
 
+    async def admit(self, stream_id: str, chunk: int, prompt: int | None = None) -> None:
+        """`open`, for those whose engine may be in another process and answers by and by."""
+        self.open(stream_id, chunk, prompt)
+
+    async def vacancy(self, chunk: int) -> str | None:
+        """`room`, for the same."""
+        return self.room(chunk)
+
     def feed(self, stream_id: str, pcm: Pcm) -> None:
         """More of the stream's audio, 16 kHz. Streams that have ended are left alone, here and below."""
         with self._lock:
             self._feed(stream_id, pcm, self._clock())
 
-    def feed_all(self, pieces: Iterable[tuple[str, Pcm]]) -> None:
-        """`feed` for many streams, in one go; all of it came now."""
+    def feed_all(self, pieces: Iterable[tuple[str, Pcm]], came: float = math.inf) -> None:
+        """`feed` for many streams in one go. It came at `came`, seconds of the engine's clock, or now."""
         with self._lock:
-            now = self._clock()
+            now = min(came, self._clock())
             for stream_id, pcm in pieces:
                 self._feed(stream_id, pcm, now)
 
