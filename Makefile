@@ -8,6 +8,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH_INDEX ?=
 # The version the suite was run with.
 TORCH ?= torch==2.13.0
+# Interprets the GPU's kernels on the CPU. Torch's builds for CUDA bring their own; later ones than this interpret wrongly.
+TRITON ?= triton==3.6.0
 TESTS ?= tests
 
 # What the browser's and the microphone's tests drive. Root on Debian gets them installed by `make test`; elsewhere
@@ -35,6 +37,7 @@ $(VENV)/.core: pyproject.toml
 $(VENV)/.dev: pyproject.toml $(VENV)/.core
 	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) install --editable ".[dev]"
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install $(TRITON) || echo "no triton: its tests are skipped"
 	@touch $@
 
 demo: setup

@@ -13,6 +13,11 @@ from torch import Tensor, nn
 
 from models.arena import EncoderArena
 from models.attention import Attention
+from models.encoder import ConformerLayer, pointwise
+from models.kernels.convolution import ConvolutionParts, ConvolutionRows
+from models.kernels.convolution import convolve as fused_convolve
+from models.kernels.norm import add_norm as fused_add_norm
+from models.kernels.norm import norm as fused_norm
 from models.kernels.ring import Biases, RingRows, Store, ring_attention
 
 
@@ -34,21 +39,32 @@ class PackedAttention:
         return cls(torch.cat([part.weight for part in parts]), bias, table.contiguous(), Biases(content, position))
 
 
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """What the kernels of one layer read."""
+
+    attention: PackedAttention
+    convolution: ConvolutionParts
+
+    @classmethod
+    def of(cls, layer: ConformerLayer, table: Tensor) -> PackedLayer:
+        return cls(PackedAttention.of(layer.self_attn, table), ConvolutionParts.of(layer.conv))
+
+
 class Fused:
     """Operators of one chunk's rows; `packed` and the arena are the model's, made once."""
 
-    def __init__(self, packed: list[PackedAttention], arena: EncoderArena, rows: RingRows) -> None:
+    def __init__(self, packed: list[PackedLayer], arena: EncoderArena, rows: RingRows) -> None:
         self._packed, self._arena, self._rows = packed, arena, rows
 
     def norm(self, x: Tensor, norm: nn.Module) -> Tensor:
-        return norm(x)
+        return fused_norm(x, norm.weight, norm.bias, norm.eps)
 
     def add_norm(self, x: Tensor, y: Tensor, scale: float, norm: nn.Module) -> tuple[Tensor, Tensor]:
-        x = torch.add(x, y, alpha=scale)
-        return x, norm(x)
+        return fused_add_norm(x, y, scale, norm.weight, norm.bias, norm.eps)
 
     def attend(self, layer: int, attention: nn.Module, x: Tensor) -> Tensor:
-        packed, (batch, chunk, _) = self._packed[layer], x.shape
+        packed, (batch, chunk, _) = self._packed[layer].attention, x.shape
         heads, dim, positions = packed.table.shape
         qkv = F.linear(x, packed.weight, packed.bias).view(batch * chunk, 3, heads, dim)
         by_position = torch.bmm(qkv[:, 0].transpose(0, 1), packed.table).view(heads, batch, chunk, positions)
@@ -58,7 +74,7 @@ class Fused:
         return attention.linear_out(mix)
 
     def convolve(self, layer: int, convolution: nn.Module, x: Tensor, live: Tensor) -> Tensor:
-        tails, slots = self._arena.conv[layer], self._rows.slots
-        y, tail = convolution(x, tails[slots], live)
-        tails[slots] = tail
-        return y
+        gated = pointwise(convolution.pointwise_conv1, x)
+        rows = ConvolutionRows(self._rows.slots, live[:, :, 0])
+        h = fused_convolve(gated, self._arena.conv[layer], rows, self._packed[layer].convolution)
+        return pointwise(convolution.pointwise_conv2, h)

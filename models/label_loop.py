@@ -236,10 +236,9 @@ def _predict(loop: LabelLoop) -> None:
 
 def start_memory(networks: Networks, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
     """h, c (layers, hidden) and g (joint,) of a stream that heard nothing: blank on a zero state."""
-    rows = torch.zeros(1, dtype=torch.int64, device=memory.h.device)
-    scratch = Memory(
-        *(torch.zeros_like(tensor[:1]) for tensor in (memory.h, memory.c, memory.g, memory.label)), rows.int()
-    )
+    tensors = (memory.h, memory.c, memory.g, memory.label, memory.jump)
+    h, c, g, label, jump = (torch.zeros_like(tensor[:1]) for tensor in tensors)
+    scratch = Memory(h, c, g, label, jump)
     loop = LabelLoop(networks, scratch, (1, 1))
     loop.emitted.fill_(networks.blank)
     _predict(loop)

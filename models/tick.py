@@ -18,7 +18,7 @@ from models.arena import ArenaRing, EncoderArena, OnArena
 from models.chunk_mel import ChunkMel
 from models.config import FRAME_SAMPLES, SUBSAMPLING, ModelConfig
 from models.features_np import TAIL
-from models.fused import Fused, PackedAttention
+from models.fused import Fused, PackedLayer
 from models.kernels.ring import RingRows
 from models.kernels.search import KernelLoop
 from models.label_loop import LabelLoop, Memory, Networks, collapse, start_memory
@@ -126,7 +126,7 @@ class TorchEncoder:
     def __init__(self, model: DeviceModel, arena: Arena, kernels: bool = False) -> None:
         self._model, self._arena = model, arena.encoder
         layers = zip(model.model.encoder.layers, model.tables, strict=True)
-        self._packed = [PackedAttention.of(layer.self_attn, table) for layer, table in layers] if kernels else None
+        self._packed = [PackedLayer.of(layer, table) for layer, table in layers] if kernels else None
 
     def encode(self, mel: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         encoder, arena, chunk = self._model.model.encoder, self._arena, mel.shape[1] // SUBSAMPLING

@@ -49,7 +49,7 @@ class Part:
     staging: Staging
     which: list[int]  # of the launch's rows
     slots: list[int]
-    shape: tuple[int, int]  # of the tick's output
+    shape: tuple[int, ...]  # of the tick's output: rows, words
     most: int  # tokens that a row can say
 
 

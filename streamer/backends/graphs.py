@@ -271,7 +271,7 @@ def condition_ptx() -> bytes:
     (program,) = _done(nvrtc.nvrtcCreateProgram(_CONDITION.encode(), b"condition.cu", 0, [], []))
     _done(nvrtc.nvrtcCompileProgram(program, 0, []))
     (size,) = _done(nvrtc.nvrtcGetPTXSize(program))
-    ptx = b" " * size
+    ptx = bytes(size)
     _done(nvrtc.nvrtcGetPTX(program, ptx))
     _done(nvrtc.nvrtcDestroyProgram(program))
     return ptx

@@ -5,6 +5,8 @@ Knows nothing of slots or what a tick computes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,9 +38,11 @@ class Device:
     def __str__(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.cuda else "cpu"
 
-    def at_work(self) -> Any:
-        """A context in which operators run in order with the ticks."""
-        return _OnStream(self._stream)
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """What runs inside runs in order with the ticks, and makes no graph for derivatives."""
+        with torch.inference_mode(), torch.cuda.stream(self._stream):  # without a stream that is no context at all
+            yield
 
     def capture(self, tick: Tick, rung: str) -> Captured | None:
         """The tick as a graph; None where there are none."""
@@ -71,18 +75,3 @@ class Device:
     def wait_all(self) -> None:
         if self._stream is not None:
             self._stream.synchronize()
-
-
-class _OnStream:
-    """inference mode, and the device's stream as the current one."""
-
-    def __init__(self, stream: Any) -> None:
-        self._contexts = [torch.inference_mode(), *([torch.cuda.stream(stream)] if stream is not None else [])]
-
-    def __enter__(self) -> None:
-        for context in self._contexts:
-            context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for context in reversed(self._contexts):
-            context.__exit__(*error)
