@@ -89,9 +89,10 @@ class EngineStep:
             known = ", ".join(f"{rows} x {chunk}" for rows, chunk in sorted(self._bound)) or "none"
             expected = f"one that ran before it was captured: {known}"
             raise BackendError("batch", f"{rows} rows of {chunk} frames", expected)
-        bound = self._bind(rows, chunk, profile)
-        for buffer in bound.inputs.values():
-            buffer.zero_()  # slot 0, no frame done: numbers that an engine can run with
+        with torch.inference_mode(False):  # what is made within could only be written to within
+            bound = self._bind(rows, chunk, profile)
+            for buffer in bound.inputs.values():
+                buffer.zero_()  # slot 0, no frame done: numbers that an engine can run with
         self._run(bound)  # TensorRT wants one run after each change of shapes
         self._finish()
         self._bound[rows, chunk] = bound

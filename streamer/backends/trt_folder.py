@@ -179,8 +179,9 @@ class Sidecar:
         return tuple(plan.chunk for plan in self.plans)
 
     @property
-    def most_rows(self) -> int:
-        return self.profiles[-1][1]
+    def buckets(self) -> tuple[int, ...]:
+        """The batch sizes that the engines were made fast for, ascending."""
+        return tuple(most for _, most in self.profiles)
 
     def check(self, here: Here, config: ModelConfig, precision: str | None = None) -> None:
         """Refuse, in one sentence, engines that are of another model or cannot run here as asked."""
@@ -216,7 +217,7 @@ class Sidecar:
         for number, (fewest, most) in enumerate(self.profiles):
             if fewest <= rows <= most:
                 return number
-        raise BackendError("rows", rows, f"1 to {self.most_rows}, for which the engines were built (--buckets)")
+        raise BackendError("rows", rows, f"1 to {self.buckets[-1]}, for which the engines were built (--buckets)")
 
     def check_files(self, folder: Path) -> None:
         """Refuse a folder whose engines are missing or cut off."""

@@ -57,20 +57,28 @@ def logger_of(module: Any) -> Any:
 
 
 def open_engines(
-    folder: Path, config: ModelConfig, precision: str | None = None, chunks: Sequence[int] | None = None
+    folder: Path,
+    config: ModelConfig,
+    device: torch.device,
+    precision: str | None = None,
+    chunks: Sequence[int] | None = None,
 ) -> tuple[Sidecar, dict[int, Engine]]:
-    """The folder's sidecar and its engines by chunk, all or those asked for; a BackendError where they cannot run."""
+    """The folder's sidecar and, on a CUDA device, its engines by chunk, all or those asked for.
+
+    A BackendError says what does not fit. Whoever makes contexts of the engines has the device as the current one.
+    """
     sidecar = Sidecar.read(folder)
     plans = [sidecar.plan_of(chunk) for chunk in chunks or sidecar.chunks]
     sidecar.check_files(folder)
     module, flavour = module_of(sidecar.flavour)
     if not torch.cuda.is_available():
         raise BackendError("GPU", "none", f"one of NVIDIA's, on which {FLAVOURS[flavour]} runs its engines")
-    capability = ".".join(map(str, torch.cuda.get_device_capability()))
+    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
     sidecar.check(Here(flavour, str(module.__version__), capability), config, precision)
     logger = logger_of(module)
     runtime = module.Runtime(logger)
-    return sidecar, {plan.chunk: _deserialized(module, runtime, folder / plan.file) for plan in plans}
+    with torch.cuda.device(device):
+        return sidecar, {plan.chunk: _deserialized(module, runtime, folder / plan.file) for plan in plans}
 
 
 def _deserialized(module: Any, runtime: Any, path: Path) -> Engine:

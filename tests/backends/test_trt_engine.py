@@ -241,6 +241,14 @@ def test_a_batch_is_prepared_by_its_first_run_but_never_within_a_capture(monkeyp
         step.encode(torch.zeros(2, 16, 80), rows_of([0, 1]))
 
 
+def test_what_was_prepared_in_inference_mode_runs_outside_of_it() -> None:
+    model = tiny_model()
+    step = step_over(model, new_arena(model.config, SPARE + 1))
+    with torch.inference_mode():
+        step.prepare(1, 2)
+    step.encode(torch.zeros(1, 16, 80), rows_of([0]))
+
+
 def test_smaller_batches_share_the_memory_of_the_largest() -> None:
     model = tiny_model()
     step = step_over(model, new_arena(model.config, SPARE + 1))

@@ -98,6 +98,7 @@ def test_a_file_outside_of_the_folder_is_not_looked_at(tmp_path: Path) -> None:
 
 def test_each_batch_has_the_profile_that_reaches_over_it() -> None:
     sidecar = sidecar_of(CONFIG)
+    assert (sidecar.profiles, sidecar.buckets) == (((1, 1), (2, 4), (5, 8)), (1, 4, 8))
     assert [sidecar.profile_of(rows) for rows in (1, 2, 4, 5, 8)] == [0, 1, 1, 2, 2]
     for rows in (0, 9):
         with pytest.raises(BackendError, match=rf"rows: got {rows}, expected 1 to 8, for which .* \(--buckets\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,8 @@ from streamer.backends.trt_folder import Sidecar
 from streamer.backends.trt_open import decoding_model, module_of, open_engines
 from tests.artefacts import checkpoint
 from tests.trt import sidecar_of
+
+CUDA = torch.device("cuda")
 
 
 def folder_of(name: str, path: Path) -> tuple[Model, Tokenizer, Sidecar]:
@@ -79,7 +82,8 @@ class Module(SimpleNamespace):
 @pytest.fixture
 def h200(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
 
 
 @pytest.mark.usefixtures("h200")
@@ -87,12 +91,12 @@ def test_a_folder_gives_its_engines_by_chunk(tmp_path: Path, monkeypatch: pytest
     model, _, sidecar = folder_of("hybrid_bpe", tmp_path)
     engine = Engine()
     monkeypatch.setitem(sys.modules, "tensorrt", Module(**vars(tensorrt(engine))))
-    found, engines = open_engines(tmp_path, model.config)
+    found, engines = open_engines(tmp_path, model.config, CUDA)
     assert found == sidecar
     assert sorted(engines) == [1, 2, 7, 14]
     assert (engines[2].memory, engines[2].names) == ((100, 200), frozenset("abc"))
     assert engines[2].new_context().how == "ours", "memory is shared, not the context's own"  # type: ignore[attr-defined]
-    assert sorted(open_engines(tmp_path, model.config, "fp32", [7])[1]) == [7]
+    assert sorted(open_engines(tmp_path, model.config, CUDA, "fp32", [7])[1]) == [7]
 
 
 @pytest.mark.usefixtures("h200")
@@ -108,7 +112,7 @@ def test_tensorrt_rtx_compiles_before_a_capture_and_captures_nothing_itself(
         "CudaGraphStrategy": SimpleNamespace(DISABLED="disabled"),
     }
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", Module(**vars(tensorrt(engine, **extras))))
-    _, engines = open_engines(tmp_path, model.config)
+    _, engines = open_engines(tmp_path, model.config, CUDA)
     how: Any = engines[2].new_context().how  # type: ignore[attr-defined]
     assert engine.asked == ["ours", how]
     assert how.dynamic_shapes_kernel_specialization_strategy == "eager"
@@ -120,9 +124,9 @@ def test_an_engine_that_cannot_be_loaded_or_run_is_an_error(tmp_path: Path, monk
     model, _, _ = folder_of("eou_bpe", tmp_path)
     monkeypatch.setitem(sys.modules, "tensorrt", Module(**vars(tensorrt(None))))
     with pytest.raises(BackendError, match=r"step-160ms.plan: got no engine, expected one that TensorRT can load here"):
-        open_engines(tmp_path, model.config)
+        open_engines(tmp_path, model.config, CUDA)
     monkeypatch.setitem(sys.modules, "tensorrt", Module(**vars(tensorrt(Engine(refuses=True)))))
-    _, engines = open_engines(tmp_path, model.config)
+    _, engines = open_engines(tmp_path, model.config, CUDA)
     with pytest.raises(BackendError, match=r"TensorRT: got no execution context"):
         engines[2].new_context()
 
@@ -136,7 +140,7 @@ def test_why_an_engine_is_refused_is_said_where_the_flavour_says_it(tmp_path: Pa
     rtx = replace(sidecar, flavour="tensorrt_rtx", version=tensorrt_rtx.__version__, compute_capability=None)
     (tmp_path / "tensorrt.json").write_text(rtx.to_json())
     with pytest.raises(BackendError, match=r"step-160ms.plan: got (invalid here \([A-Z_, ]+\)|no engine), expected"):
-        open_engines(tmp_path, model.config)
+        open_engines(tmp_path, model.config, CUDA)
 
 
 def test_without_a_gpu_nothing_else_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +148,7 @@ def test_without_a_gpu_nothing_else_is_tried(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "tensorrt", Module(**vars(tensorrt(Engine()))))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BackendError, match=r"GPU: got none, expected one of NVIDIA's, on which TensorRT runs"):
-        open_engines(tmp_path, model.config)
+        open_engines(tmp_path, model.config, CUDA)
 
 
 def test_the_flavour_that_made_the_engines_has_to_be_there_whichever_else_is(
@@ -153,7 +157,7 @@ def test_the_flavour_that_made_the_engines_has_to_be_there_whichever_else_is(
     model, _, _ = folder_of("eou_bpe", tmp_path)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BackendError, match=r"^TensorRT: got .*, expected the extra tensorrt"):
-        open_engines(tmp_path, model.config)
+        open_engines(tmp_path, model.config, CUDA)
 
 
 def test_tensorrt_comes_before_tensorrt_rtx(monkeypatch: pytest.MonkeyPatch) -> None:
