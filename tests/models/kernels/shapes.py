@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from models.kernels import convolution, norm, ring, search, search_code
+from models.kernels import convolution, norm, ring, search, search_code, subsampling
 
 Compile = Callable[[Any, dict[str, str], dict[str, Any]], dict[str, int]]
 Cases = Iterator[tuple[str, Callable[[], dict[str, int]]]]
@@ -26,6 +26,7 @@ def cases(build: Compile) -> Cases:
     yield from search_cases(build)
     yield from ring_cases(build)
     yield from row_cases(build)
+    yield from subsampling_cases(build)
 
 
 def search_cases(build: Compile) -> Cases:
@@ -99,3 +100,21 @@ def row_cases(build: Compile) -> Cases:
             constants |= convolution.tile(width)
             kernel = convolution.convolution_kernel
             yield f"convolution {name} T={frames}", lambda k=kernel, t=types, c=constants: build(k, t, c)
+
+
+def subsampling_cases(build: Compile) -> Cases:
+    """128 mels, 256 channels."""
+    cut = {"CHANNELS": 256, "BC": 256, "BP": subsampling.PLACES}
+    strides = "tail_slot tail_channel tail_width slot1 channel1 width1 slot2 channel2 width2"
+    for dtype in (BF16, F32):
+        types = typed(i64="slots frames lengths", int=f"places height chunk {strides}", f32="mel weight bias")
+        types |= dict.fromkeys(["tail", "out", "x", "mel_tail", "x1", "x2", "sub1", "sub2"], dtype)
+        kernels = {
+            "first": (subsampling.first_kernel, {"MELS": 128, "WIDTH": 65, "num_warps": 4}),
+            "depthwise": (subsampling.depthwise_kernel, {"STAGE": 1, "WIDE": 65, "WIDTH": 33, "num_warps": 8}),
+            "last": (subsampling.last_kernel, {"WIDTH": 17}),
+            "keep": (subsampling.keep_kernel, {"MELS": 128, "FIRST": 65, "SECOND": 33, "BM": 128}),
+        }
+        for name, (kernel, constants) in kernels.items():
+            made = {**constants, **cut}
+            yield f"subsampling.{name} {dtype[1:]}", lambda k=kernel, t=types, c=made: build(k, t, c)
