@@ -77,8 +77,9 @@ def export(model: Model, tokenizer: Tokenizer, out: str | Path, options: Options
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         plans = [_write_plan(model, chunk, work, (builder, options)) for chunk in chunks]
-        _write_model(model, tokenizer, work)
-        about = builder.sidecar(model, plans, options)
+        mark = fingerprint(model)
+        _write_model(model, tokenizer, work, mark)
+        about = builder.sidecar(model.config, mark, plans, options)
         (work / SIDECAR).write_text(about.to_json(), encoding="utf-8")
         swap(work, out, ours_in(out))
     finally:
@@ -143,11 +144,9 @@ def _dynamic(counters: int, groups: list[int]) -> tuple[Any, ...]:
 
 def _forget_sources(model: Any) -> None:
     """The exporter notes source lines and paths of the machine it ran on at every node."""
-    for part in (model, model.graph, *model.graph.all_nodes(), *model.graph.inputs, *model.graph.outputs):
+    made = [value for node in model.graph for value in node.outputs]
+    for part in (model, model.graph, *model.graph, *model.graph.inputs, *made):
         part.metadata_props.clear()
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            value.metadata_props.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +207,16 @@ class Builder:
             return None
         return options.timing_cache / f"{self.flavour}-{self.module.__version__}-{self.capability}.timing"
 
-    def sidecar(self, model: Model, plans: Sequence[Plan], options: Options) -> Sidecar:
-        """What the engines of a model are."""
+    def sidecar(self, config: ModelConfig, mark: str, plans: Sequence[Plan], options: Options) -> Sidecar:
+        """What the engines of a model are; `mark` is its fingerprint."""
         return Sidecar(
-            hash=fingerprint(model),
-            config=config_hash(model.config),
+            hash=mark,
+            config=config_hash(config),
             precision=options.precision,
             flavour=self.flavour,
             version=str(self.module.__version__),
             compute_capability=self.capability,
-            slots=most_slots(model.config),
+            slots=most_slots(config),
             profiles=profiles_of(options.buckets),
             plans=tuple(plans),
             built=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -250,7 +249,7 @@ def _write_plan(model: Model, chunk: int, folder: Path, how: tuple[Builder, Opti
     return Plan(chunk, path.name, path.stat().st_size)
 
 
-def _write_model(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
+def _write_model(model: Model, tokenizer: Tokenizer, folder: Path, mark: str) -> None:
     """Configuration and tokenizer as a model folder has them, the front end's numbers, the decoder's weights."""
     (folder / CONFIG).write_text(json.dumps(model.config.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     if tokenizer.kind == "sentencepiece":
@@ -260,7 +259,7 @@ def _write_model(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
     parts = ("decoder.", "joint.") if model.config.transducer else ()
     weights = {name: value.detach() for name, value in model.state_dict().items() if name.startswith(parts)}
     plain = {name: value.float().contiguous().clone() for name, value in weights.items()}
-    save_file(plain, folder / WEIGHTS, metadata={"hash": fingerprint(model)})
+    save_file(plain, folder / WEIGHTS, metadata={"hash": mark})
 
 
 _GROUPS = ({"mel_tail", "sub1", "sub2"}, {"conv"}, {"keys"}, {"values"})  # the step's arguments after the counters

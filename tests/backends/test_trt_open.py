@@ -31,7 +31,7 @@ def folder_of(name: str, path: Path) -> tuple[Model, Tokenizer, Sidecar]:
     """A folder as an export writes it, its engines being a few bytes."""
     model, tokenizer = load(checkpoint(name))
     sidecar = sidecar_of(model.config, hash=fingerprint(model))
-    _write_model(model, tokenizer, path)
+    _write_model(model, tokenizer, path, sidecar.hash)
     (path / "tensorrt.json").write_text(sidecar.to_json())
     for plan in sidecar.plans:
         (path / plan.file).write_bytes(b"engines")
@@ -134,8 +134,7 @@ def test_an_engine_that_cannot_be_loaded_or_run_is_an_error(tmp_path: Path, monk
 @pytest.mark.usefixtures("h200")
 def test_why_an_engine_is_refused_is_said_where_the_flavour_says_it(tmp_path: Path) -> None:
     """With the real TensorRT-RTX, which here finds no driver: its own reasons are in the sentence."""
-    import tensorrt_rtx
-
+    tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX (tensorrt-rtx-cu13) is not installed")
     model, _, sidecar = folder_of("eou_bpe", tmp_path)
     rtx = replace(sidecar, flavour="tensorrt_rtx", version=tensorrt_rtx.__version__, compute_capability=None)
     (tmp_path / "tensorrt.json").write_text(rtx.to_json())

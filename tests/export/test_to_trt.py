@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-import tensorrt_rtx
 import torch
 from onnx import TensorProto
 from torch import Tensor
@@ -30,6 +29,7 @@ from tests.artefacts import checkpoint
 from tests.models.golden import loaded
 from tests.trt import Compute, in_onnxruntime, in_torch, new_arena
 
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX (tensorrt-rtx-cu13) is not installed")
 FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 
 
