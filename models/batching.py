@@ -5,19 +5,23 @@ Batches hold recordings of nearly one length; rows go from long to short, so tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+T = TypeVar("T")
 PADDING = 0.05  # of a batch's frames that may belong to no recording ...
 SMALL = 8  # ... where the batch is more than this part of what fits: below it a fuller batch is worth more
 PIECE = 512  # frames: recordings longer than that may be heard in pieces, so more of them fit
 BUFFERS = 2  # one is filled while the other one is on its way to the device
+AHEAD = 2  # batches on their way while one is heard
 
 
 class Recording(Protocol):
@@ -137,3 +141,16 @@ def _fill(pcm: Tensor, recordings: Sequence[Recording]) -> None:
     for row, recording in zip(rows, recordings, strict=True):
         recording.copy_to(row[: recording.samples])
         row[recording.samples :] = 0.0
+
+
+def prepared(items: Iterator[T], depth: int) -> Iterator[T]:
+    """The same items, the next `depth` of which are made by a thread while one is used."""
+    end = object()
+    thread = ThreadPoolExecutor(1)
+    try:
+        coming = deque(thread.submit(next, items, end) for _ in range(depth))
+        while (item := coming.popleft().result()) is not end:
+            coming.append(thread.submit(next, items, end))
+            yield item  # type: ignore[misc]  # it is no end
+    finally:
+        thread.shutdown(cancel_futures=True)

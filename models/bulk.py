@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models.attention import PassThrough
 from models.band import Band, Banded, Bands, block_of
-from models.batching import PIECE, Batch, Budget, InMemory, Recording, Staging, batches
+from models.batching import AHEAD, PIECE, Batch, Budget, InMemory, Recording, Staging, batches, prepared
 from models.bulk_decoding import Decoding, Spoken
 from models.config import HOP, SUBSAMPLING, ModelConfig
 from models.features import LogMel
@@ -31,7 +31,7 @@ Context = tuple[int, int]
 FRAMES = {"cuda": 30_000, "cpu": 750}  # of a batch, 40 minutes and one: more gains nothing and takes memory
 INDEX = 1 << 31  # elements of a tensor that every convolution can count
 SHARE = 0.4  # of the free memory that a batch may take
-SCORE_BYTES = 40  # of one score of attention, with all that is made of it on the way
+SCORES = 12  # numbers in memory for one score of attention, with all that is made of it on the way
 LEAD = 2  # mel frames computed before a piece's own, and thrown away: their windows reach before its samples
 LEAST_MEL = 7  # the first encoder frame's mel frames before the audio
 
@@ -78,8 +78,9 @@ class Bulk:
     def hear_all(self, recordings: Sequence[Pcm]) -> list[Spoken]:
         """What recordings in memory say, in their order. What a benchmark calls."""
         staging, spoken = Staging(self.device), [Spoken.nothing()] * len(recordings)
-        for rows in batches([self.frames(len(pcm)) for pcm in recordings], self.budget):
-            batch = staging.load([InMemory(recordings[row]) for row in rows])
+        planned = batches([self.frames(len(pcm)) for pcm in recordings], self.budget)
+        loads = ((rows, staging.load([InMemory(recordings[row]) for row in rows])) for rows in planned)
+        for rows, batch in prepared(loads, AHEAD):
             for row, said in zip(rows, self.hear(batch), strict=True):
                 spoken[row] = said
         return spoken
@@ -201,7 +202,7 @@ def measured(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> B
     frames = min(FRAMES[device.type], int(free / frame_bytes), most_frames(config))
     if config.streaming:
         return Budget(max(frames, PIECE))
-    return Budget(max(frames, 1), max(int(free / (SCORE_BYTES * config.heads)), 1))
+    return Budget(max(frames, 1), max(int(free / (SCORES * width * config.heads)), 1))
 
 
 def most_frames(config: ModelConfig) -> int:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,16 +147,3 @@ def windows(recordings: Iterator[T], size: Callable[[T], int], first: int, most:
             window, total, wanted = [], 0, min(2 * wanted, most)
     if window:
         yield window
-
-
-def prepared(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items, the next `depth` of which are made by a thread while one is used."""
-    end = object()
-    thread = ThreadPoolExecutor(1)
-    try:
-        coming = deque(thread.submit(next, items, end) for _ in range(depth))
-        while (item := coming.popleft().result()) is not end:
-            coming.append(thread.submit(next, items, end))
-            yield item  # type: ignore[misc]  # it is no end
-    finally:
-        thread.shutdown(cancel_futures=True)

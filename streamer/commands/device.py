@@ -11,21 +11,20 @@ from typing import Any, Protocol
 
 import torch
 
-from models.batching import Batch, Budget, Staging, batches
+from models.batching import AHEAD, Batch, Budget, Staging, batches, prepared
 from models.bulk import Bulk, most_frames
 from models.config import FRAME_MS, SAMPLE_RATE, ModelConfig
 from models.store import load
 from models.tokenizer import Tokenizer
 from streamer import artefacts
 from streamer.commands import USAGE, CommandError, processors, say
-from streamer.commands.ahead import Stored, prepared, windows
+from streamer.commands.ahead import Stored, windows
 from streamer.commands.delivery import Delivery
 from streamer.commands.hands import Row, Vocabulary
 from streamer.commands.listening import OFFLINE, latency_of, prompt_of
 from streamer.commands.models import read as read_config
 
 WINDOW = 8  # batches' worth of recordings that are sorted by length together: the more, the less padding
-AHEAD = 2  # batches on their way to the device while one is heard
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -99,14 +99,15 @@ def _recordings(root: Path) -> Recordings:
 
 
 def words(vocabulary: Vocabulary, rows: Sequence[Row]) -> list[Said]:
-    """What each recording said, as one `Said` of index 0."""
+    """The words of each recording, as one `Said` of index 0; without tokens, which no writer asks for."""
     speller = _speller(vocabulary)
-    return [_said(speller, row) for row in rows]
+    return [replace(_said(speller, row), tokens=()) for row in rows]
 
 
 def lines(vocabulary: Vocabulary, rows: Sequence[Row]) -> list[str]:
     """The JSON line of each recording."""
-    return [_line(row, said) for row, said in zip(rows, words(vocabulary, rows), strict=True)]
+    speller = _speller(vocabulary)
+    return [_line(row, _said(speller, row)) for row in rows]
 
 
 def _line(row: Row, said: Said) -> str:

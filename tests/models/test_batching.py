@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.batching import PADDING, PIECE, SMALL, Budget, InMemory, Staging, batches
+from models.batching import PADDING, PIECE, SMALL, Budget, InMemory, Staging, batches, prepared
 
 LENGTHS = st.lists(st.integers(0, 3000), max_size=200)
 FREE = Budget(4000)
@@ -47,3 +51,32 @@ def test_a_batch_is_the_samples_with_zeros_behind_them() -> None:
     batch = Staging(torch.device("cpu")).load([InMemory(np.full(n, 0.5, np.float32)) for n in (5, 3, 0)], tail=2)
     assert batch.samples == (7, 5, 2)
     assert batch.pcm.tolist() == [[0.5] * 5 + [0, 0], [0.5] * 3 + [0] * 4, [0] * 7]
+
+
+def test_items_are_made_ahead_by_a_thread_in_order_and_no_further() -> None:
+    made: list[int] = []
+    enough = threading.Event()
+
+    def items() -> Iterator[int]:
+        for number in range(10):
+            made.append(number)
+            if number == 2:
+                enough.set()
+            yield number
+
+    coming = prepared(items(), depth=2)
+    assert next(coming) == 0
+    assert enough.wait(10)
+    assert made == [0, 1, 2]
+    assert list(coming) == list(range(1, 10))
+
+
+def test_what_goes_wrong_while_items_are_made_comes_out_where_they_are_used() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise OSError("broken")
+
+    coming = prepared(items(), depth=2)
+    assert next(coming) == 1
+    with pytest.raises(OSError, match="broken"):
+        next(coming)

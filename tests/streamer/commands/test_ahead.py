@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.commands import CommandError
-from streamer.commands.ahead import GROUP_FILES, GROUP_S, Shelf, Stored, grouped, prepared, scratch, windows
+from streamer.commands.ahead import GROUP_FILES, GROUP_S, Shelf, Stored, grouped, scratch, windows
 from streamer.commands.hands import Wanted
 from streamer.commands.results import Job
 from streamer.recordings import Part, Recordings
@@ -134,32 +133,3 @@ def test_windows_begin_small_so_that_work_begins_and_grow() -> None:
     made = list(windows(iter([1] * 40), lambda size: size, first=2, most=10))
     assert [len(window) for window in made] == [2, 4, 8, 10, 10, 6]
     assert [len(window) for window in windows(iter([50, 50, 1]), lambda size: size, first=2, most=10)] == [1, 1, 1]
-
-
-def test_items_are_made_ahead_by_a_thread_in_order_and_no_further() -> None:
-    made: list[int] = []
-    enough = threading.Event()
-
-    def items() -> Iterator[int]:
-        for number in range(10):
-            made.append(number)
-            if number == 2:
-                enough.set()
-            yield number
-
-    coming = prepared(items(), depth=2)
-    assert next(coming) == 0
-    assert enough.wait(10)
-    assert made == [0, 1, 2]
-    assert list(coming) == list(range(1, 10))
-
-
-def test_what_goes_wrong_while_items_are_made_comes_out_where_they_are_used() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        raise CommandError("broken")
-
-    coming = prepared(items(), depth=2)
-    assert next(coming) == 1
-    with pytest.raises(CommandError, match="broken"):
-        next(coming)
