@@ -15,8 +15,9 @@ from tests.models.test_label_loop import KINDS, lively
 
 SLOTS = [3, 0, 6, 1]  # and two rows on slot 7, which nobody has
 RESULTS = ("position", "repeats", "last_at", "said")
-ODD = {"predictor_hidden": 20, "joint_hidden": 19}
-CASES = [(kind, torch.float32) for kind in [*KINDS, "odd"]] + [(kind, torch.bfloat16) for kind in ["tdt", "two layers"]]
+ODD = {"predictor_hidden": 20, "joint_hidden": 19, "predictor_layers": 2}
+WHOLE, HALF = torch.float32, torch.bfloat16
+CASES = [("rnnt", WHOLE), ("tdt", WHOLE), ("tanh", WHOLE), ("odd", WHOLE), ("tdt", HALF), ("two layers", HALF)]
 
 
 def windows(model: torch.nn.Module, widths: list[int]) -> list[tuple[Tensor, Tensor]]:
@@ -71,10 +72,10 @@ def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_trip_is_the_twins(kind: str, dtype: torch.dtype) -> None:
     model = lively(**KINDS.get(kind, ODD))
     networks = Networks.of(model, dtype, DEVICE)
-    networks = replace(networks, max_symbols=min(3, networks.max_symbols))  # fewer trips
+    networks = replace(networks, max_symbols=min(2, networks.max_symbols))  # fewer trips
     memories = memory_of(model, networks), memory_of(model, networks)
     spoken = 0
-    for window in windows(model, [1, 7]):
+    for window in windows(model, [1, 5]):
         want = loop_of(LabelLoop, networks, memories[0], window)
         got = loop_of(search.KernelLoop, networks, memories[1], window)
         want.begin()
@@ -92,4 +93,4 @@ def test_every_trip_is_the_twins(kind: str, dtype: torch.dtype) -> None:
         got.end()
         assert_same(got, want)
         spoken += int(want.said.sum())
-    assert spoken >= 10, spoken
+    assert spoken >= 8, spoken
