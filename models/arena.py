@@ -38,13 +38,17 @@ class EncoderArena:
         def zeros(*sizes: int) -> Tensor:
             return torch.zeros(sizes, dtype=dtype, device=device)
 
+        def lines(width: int) -> Tensor:
+            """Channels last in memory, as the kernels read them."""
+            return zeros(slots, 1, width, config.sub_channels).permute(0, 3, 1, 2)
+
         def rings() -> tuple[Tensor, ...]:
             return tuple(zeros(slots, config.heads, config.ring, config.head_dim) for _ in range(config.layers))
 
         return cls(
             zeros(slots, 1, config.mels),
-            zeros(slots, config.sub_channels, 1, first),
-            zeros(slots, config.sub_channels, 1, second),
+            lines(first),
+            lines(second),
             zeros(config.layers, slots, config.conv_context[0], config.d_model),
             rings(),
             rings(),

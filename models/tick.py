@@ -21,6 +21,7 @@ from models.features_np import TAIL
 from models.fused import Fused, PackedLayer
 from models.kernels.ring import RingRows
 from models.kernels.search import KernelLoop
+from models.kernels.subsampling import SubsamplingParts, SubsamplingRows, SubsamplingTails, subsample
 from models.label_loop import LabelLoop, Memory, Networks, collapse, start_memory
 from models.operators import Operators
 from models.transducer import Model
@@ -125,24 +126,35 @@ class TorchEncoder:
 
     def __init__(self, model: DeviceModel, arena: Arena, kernels: bool = False) -> None:
         self._model, self._arena = model, arena.encoder
-        layers = zip(model.model.encoder.layers, model.tables, strict=True)
-        self._packed = [PackedLayer.of(layer, table) for layer, table in layers] if kernels else None
+        self._parts: SubsamplingParts | None = None
+        self._packed: list[PackedLayer] = []
+        if kernels:
+            encoder = model.model.encoder
+            self._parts = SubsamplingParts.of(encoder.pre_encode)
+            self._packed = [PackedLayer.of(*pair) for pair in zip(encoder.layers, model.tables, strict=True)]
 
     def encode(self, mel: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        encoder, arena, chunk = self._model.model.encoder, self._arena, mel.shape[1] // SUBSAMPLING
+        encoder, chunk = self._model.model.encoder, mel.shape[1] // SUBSAMPLING
         mel_length, end = encoder.lengths(rows.frames, chunk, rows.valid, rows.last)
-        tails = (arena.mel, arena.sub1, arena.sub2)
-        x, new = encoder.pre_encode(
-            mel.to(self._model.dtype), tuple(tail[rows.slots] for tail in tails), rows.frames, mel_length
-        )
-        for tail, value in zip(tails, new, strict=True):
-            tail[rows.slots] = value
+        x = self._subsample(mel.to(self._model.dtype), rows, mel_length)
         y = encoder.through(x, rows.frames, end, self._operators(rows, chunk, end))
         return scores_of(self._model.model, y, rows.prompts), (end - rows.frames).clamp(min=0)
 
+    def _subsample(self, mel: Tensor, rows: Rows, mel_length: Tensor) -> Tensor:
+        arena = self._arena
+        if self._parts is not None:
+            tails = SubsamplingTails(arena.mel, arena.sub1, arena.sub2)
+            return subsample(mel, tails, SubsamplingRows(rows.slots, rows.frames, mel_length), self._parts)
+        kept = (arena.mel, arena.sub1, arena.sub2)
+        old = tuple(tail[rows.slots] for tail in kept)
+        x, new = self._model.model.encoder.pre_encode(mel, old, rows.frames, mel_length)
+        for tail, value in zip(kept, new, strict=True):
+            tail[rows.slots] = value
+        return x
+
     def _operators(self, rows: Rows, chunk: int, end: Tensor) -> Operators:
         context = self._model.config.context_of(chunk)
-        if self._packed is not None:
+        if self._packed:
             return Fused(self._packed, self._arena, RingRows(rows.slots, rows.frames, end, context[0]))
         ring = ArenaRing(self._model.tables, self._arena, rows.slots, rows.frames, context)
         ring.place(chunk, end)
