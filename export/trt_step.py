@@ -91,8 +91,8 @@ class ArenaStep(nn.Module):
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """mel (B, 8C, mels); counters: slots, frames, valid, last and, where the model has them, prompts, (B,) int32.
 
-        tails: mel_tail, sub1, sub2; conv: one a layer; both (slots, ...). -> scores float32, frames that count int32,
-        and the rows' tails, convolution tails, keys and values.
+        tails: mel_tail, sub1, sub2, the last two channels last; conv: one a layer; all (slots, ...). -> scores float32,
+        frames that count int32, and the rows' tails, convolution tails, keys and values.
         """
         slots, frames, valid, last, *prompt = (counter.long() for counter in counters)
         old = self._state([tail.index_select(0, slots) for tail in tails], conv, slots, frames)
@@ -101,7 +101,7 @@ class ArenaStep(nn.Module):
         if prompt:
             y = self.model.with_prompt(y, prompt[0])
         scores = self.model.joint.enc(y) if self.config.transducer else self.model.ctc(y)
-        state = [new.mel, new.sub1, new.sub2, *(new.conv if conv else ())]
+        state = [new.mel, *(tail.permute(0, 2, 3, 1) for tail in (new.sub1, new.sub2)), *(new.conv if conv else ())]
         state += [*new.keys, *new.values] if self.left else []
         return scores.float(), count.int(), state
 
@@ -109,7 +109,8 @@ class ArenaStep(nn.Module):
         config = self.config
         none = torch.zeros(1, 0, config.d_model, dtype=self.dtype).expand(frames.shape[0], -1, -1)
         convs = tuple(tail.index_select(0, slots) for tail in conv) or (none,) * config.layers
-        mel, sub1, sub2 = tails
+        mel, *subs = tails
+        sub1, sub2 = (tail.permute(0, 3, 1, 2) for tail in subs)
         return EncoderState(mel=mel, sub1=sub1, sub2=sub2, keys=(), values=(), conv=convs, frames=frames)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from export.trt_step import ArenaStep
+from models.arena import EncoderArena
 from models.config import ModelConfig
 from models.transducer import Model
 from streamer.backends.ort import options_for
@@ -125,13 +126,9 @@ def grouped(inputs: dict[str, Tensor]) -> list[list[Tensor]]:
 
 
 def new_arena(config: ModelConfig, slots: int, precision: str = "fp32") -> dict[str, Tensor]:
-    """An arena of slots, spare one included, as a device arena names its tensors; full of old numbers."""
-    first, second, _ = config.sub_widths
-    ring, layers = (config.heads, config.ring, config.head_dim), range(config.layers)
-    shapes: dict[str, tuple[int, ...]] = {"mel_tail": (1, config.mels)}
-    shapes |= {"sub1": (config.sub_channels, 1, first), "sub2": (config.sub_channels, 1, second)}
-    shapes |= {f"conv.{layer}": (config.conv_context[0], config.d_model) for layer in layers}
-    shapes |= {f"{kind}.{layer}": ring for kind in ("keys", "values") for layer in layers}
+    """A device's arena of slots, spare one included, full of old numbers."""
+    arena = EncoderArena.zeros(config, slots, getattr(torch, PRECISIONS[precision]), torch.device("cpu")).rows()
     old = torch.Generator().manual_seed(1)
-    dtype = getattr(torch, PRECISIONS[precision])
-    return {name: torch.randn(slots, *shape, generator=old).to(dtype) for name, shape in shapes.items()}
+    for tensor in arena.values():
+        tensor.copy_(torch.randn(tensor.shape, generator=old))
+    return arena

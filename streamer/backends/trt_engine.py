@@ -16,7 +16,7 @@ from torch import Tensor
 from models.config import SUBSAMPLING, ModelConfig
 from models.tick import Rows
 from streamer.backends.base import BackendError
-from streamer.backends.trt_folder import PRECISIONS, Port, Ports, Sidecar, layout, ports
+from streamer.backends.trt_folder import CHANNELS_LAST, PRECISIONS, Port, Ports, Sidecar, layout, ports
 
 
 class Context(Protocol):
@@ -183,6 +183,8 @@ def _check_names(chunk: int, engine: Engine, known: Ports) -> None:
 def _table(arena: Mapping[str, Tensor], port: Port, slots: int) -> Tensor:
     """A tensor of the arena in the engine's shape, without a copy."""
     tensor, shape = arena[port.name], port.shape(slots)
+    if port.name in CHANNELS_LAST:
+        tensor = tensor.permute(0, 2, 3, 1)
     wanted = f"contiguous {port.dtype} of {np.prod(shape)} numbers"
     if tensor.dtype != getattr(torch, port.dtype) or tensor.numel() != np.prod(shape) or not tensor.is_contiguous():
         raise BackendError(f"arena {port.name}", f"{tensor.dtype} of shape {tuple(tensor.shape)}", wanted)

@@ -24,6 +24,7 @@ FLAVOURS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}  # Python mo
 FEWEST_SLOTS = 2  # one stream's and the spare one
 MOST_SLOTS = 1 << 14
 MOST_ELEMENTS = (1 << 31) - 1  # of one tensor: TensorRT's own limit
+CHANNELS_LAST = ("sub1", "sub2")  # of the state: (slots, channels, 1, width) that lies as (slots, 1, width, channels)
 ALIGNMENT = 256  # bytes; TensorRT wants its tensors to begin at multiples of it
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4}
 
@@ -65,13 +66,14 @@ class Ports:
 def ports(config: ModelConfig, chunk: int, precision: str) -> Ports:
     """The tensors of the engine for chunks of `chunk` frames; the state is in `precision`, scores in float32.
 
-    K/V rings are a table of frames, (slots * heads * ring, head_dim), that the engine reads by row number.
+    Shapes are those in memory. K/V rings are a table of frames, (slots * heads * ring, head_dim), that the engine reads
+    by row number.
     """
     state, left, layers = PRECISIONS[precision], config.context_of(chunk)[0], range(config.layers)
     first, second, _ = config.sub_widths
     channels, width = config.sub_channels, config.joint_hidden if config.transducer else config.vocab_size + 1
     counters = ("slots", "frames", "valid", "last", *(("prompt",) if config.num_prompts else ()))
-    small = {"mel_tail": (1, config.mels), "sub1": (channels, 1, first), "sub2": (channels, 1, second)}
+    small = {"mel_tail": (1, config.mels), "sub1": (1, first, channels), "sub2": (1, second, channels)}
     if config.conv_context[0]:
         small |= {f"conv.{layer}": (config.conv_context[0], config.d_model) for layer in layers}
     rings = [f"{kind}.{layer}" for kind in ("keys", "values") for layer in layers]

@@ -124,7 +124,7 @@ def outputs(config: ModelConfig, chunk: int, precision: str, compute: Compute) -
     """A tick of as many rows as a last chunk has lengths, over an arena of random numbers."""
     known, rows = ports(config, chunk, precision), 8 * chunk + 1
     generator = torch.Generator().manual_seed(5)
-    arena = new_arena(config, rows + 1, precision)
+    arena = {name: tensor.flatten() for name, tensor in new_arena(config, rows + 1, precision).items()}
     inputs = {port.name: arena[port.name].view(port.shape(rows + 1)) for port in known.arena}
     inputs["mel"] = torch.randn(rows, 8 * chunk, config.mels, generator=generator)
     counters = {
