@@ -58,6 +58,9 @@ class Server:
     )
     send_timeout_s: float = option(20.0, "longest time one message to a client may take, seconds", least=0.05, most=600)
     shutdown_s: float = option(15.0, "time for the last finals after SIGTERM, seconds", least=0.1, most=600)
+    fronts: int = option(
+        0, "processes that share the port before one that hears; 0 is one process for all", least=0, most=256
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +91,7 @@ class EngineOptions:
     """How streams share the model."""
 
     slots: int = option(
-        32, "streams that fit into memory at once, the spare ones for finalize included", least=2, most=4096
+        32, "streams that fit into memory at once, the spare ones for finalize included", least=2, most=65_536
     )
     budget_ms: float = option(
         250.0, "longest step, and the lateness of a chunk that is still fine, milliseconds", least=1, most=60_000
@@ -188,6 +191,16 @@ def load(file: str | Path | None = None, env: Mapping[str, str] | None = None, o
             raise Refusal("option", text, "section.key=value")
         values[_known(key.strip(), "")] = value
     return _build(values)
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """Every option by `section.key` as JSON knows it, the key included: for another process of ours."""
+    return {key: getattr(getattr(config, key.partition(".")[0]), key.partition(".")[2]) for key in keys()}
+
+
+def from_plain(values: Mapping[str, Any]) -> Config:
+    """What `plain` gave, read as strictly as a file."""
+    return _build({_known(key, ""): value for key, value in values.items()})
 
 
 def _build(values: Mapping[str, Any]) -> Config:

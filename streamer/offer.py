@@ -8,6 +8,7 @@ import streamer
 from models.config import ConfigError, ModelConfig
 from streamer import auth
 from streamer.config import Config
+from streamer.engine.results import EngineSettings
 from streamer.errors import Refusal
 from streamer.protocols.events import Endpointing
 from streamer.protocols.native import Offer
@@ -52,6 +53,12 @@ def session_settings(config: Config) -> SessionSettings:
         max_session_s=own.max_session_s,
         max_message_bytes=config.server.max_message_bytes,
     )
+
+
+def engine_settings(config: Config) -> EngineSettings:
+    """The engine's part of the options."""
+    own = config.engine
+    return EngineSettings(budget_s=own.budget_ms / 1000, max_load=own.max_load, capacity_file=own.capacity_file)
 
 
 def door(config: Config) -> auth.Door:

@@ -21,12 +21,14 @@ from streamer.backends import Place, load_backend
 from streamer.backends.base import Backend
 from streamer.config import Config, Model
 from streamer.connection import Connection, House, stream_key
-from streamer.engine.loop import Engine, EngineSettings, Full, Result, Step
+from streamer.engine.loop import Engine, Full, Result, Step
+from streamer.engine.remote import Remote
 from streamer.errors import Refusal
+from streamer.fronts import Fronts, calm
 from streamer.guard import Guard
 from streamer.line import CLOSE_S, hang_up
 from streamer.metrics import CONTENT_TYPE, Metrics
-from streamer.offer import door, info, offer, session_settings
+from streamer.offer import door, engine_settings, info, offer, session_settings
 from streamer.pages import Pages
 from streamer.protocols.events import Error
 from streamer.protocols.native import Native, parse_query
@@ -41,23 +43,24 @@ EXIT_STOPPED, EXIT_DEAD = 0, 1
 TICK_S = 0.1  # how often sessions learn that time passed
 DRAIN_S = 0.2  # after SIGTERM: audio that is in our sockets already is still heard
 LAST_SHARE = 0.8  # of shutdown_s: streams that are not done by then end with what was heard
+BACKLOG = 1024  # connections that the system keeps until we take them
 HARD_LIMIT = 4  # messages up to so many times the limit are refused in words, longer ones with 1009 by the library
 
 
 class Daemon:
-    """One backend behind one port. `start`, then `run` until it is told to stop."""
+    """One backend, here or in another process, behind one port. `start`, then `run` until it is told to stop."""
 
-    def __init__(self, config: Config, backend: Backend, clock: Callable[[], float] = time.monotonic) -> None:
+    engine: Engine | Remote
+
+    def __init__(self, config: Config, backend: Backend | Remote, clock: Callable[[], float] = time.monotonic) -> None:
         self.config, self.backend, self.clock = config, backend, clock
-        settings = EngineSettings(
-            budget_s=config.engine.budget_ms / 1000,
-            max_load=config.engine.max_load,
-            capacity_file=config.engine.capacity_file,
-        )
         self.connections: dict[str, Connection] = {}
         self.rooms = Rooms(config.rooms, config.server.max_outgoing)
         self.metrics = Metrics(lambda: len(self.connections), lambda: self.rooms.opened, lambda: self.rooms.viewers)
-        self.engine = Engine(backend, settings, self._from_engine, self._count, clock)
+        if isinstance(backend, Remote):
+            self.engine, backend.deliver = backend, self._deliver
+        else:
+            self.engine = Engine(backend, engine_settings(config), self._from_engine, self._count, clock)
         self.offer = offer(config, backend.config)
         self.port = 0
         self._house = House(self.engine, self.metrics, config.server, clock)
@@ -74,11 +77,15 @@ class Daemon:
 
     async def start(self, bound: Sequence[socket.socket] = ()) -> None:
         """Take the port (it may be `bound` already), measure the engine, listen and say where."""
+        sockets.warn(self.config.server)
+        await self.open(bound)
+        sockets.announce(self.config.server, self.port, pages=self._pages.there)
+
+    async def open(self, bound: Sequence[socket.socket] = ()) -> None:
+        """The same without a word."""
         self._loop = asyncio.get_running_loop()
         server = self.config.server
         tls = sockets.tls(server)
-        if not auth.is_loopback(server.host) and not server.key:
-            log.warning("SERVER.KEY IS EMPTY AND %s IS NOT LOOPBACK: ANYBODY WHO REACHES IT CAN USE IT", server.host)
         bound = bound or sockets.bind(server)
         self.port = bound[0].getsockname()[1]
         with contextlib.ExitStack() as unless_all_is_well:
@@ -87,10 +94,6 @@ class Daemon:
             await asyncio.to_thread(self.engine.start)
             await self._listen(bound, tls)
             unless_all_is_well.pop_all()
-        shown = f"[{server.host}]" if ":" in server.host else server.host
-        log.info("listening on %s://%s:%d/v1/stream", "wss" if tls else "ws", shown, self.port)
-        if self._pages.there:
-            log.info("captions on %s", sockets.page_url(server, self.port))
 
     async def _listen(self, bound: Sequence[socket.socket], tls: ssl.SSLContext | None) -> None:
         app = web.Application(middlewares=[self._guard.middleware])
@@ -108,7 +111,9 @@ class Daemon:
         tls_s = self.config.server.handshake_s if tls else None
         try:
             for own in bound:
-                made = self._loop.create_server(factory, sock=own, ssl=tls, ssl_handshake_timeout=tls_s)
+                made = self._loop.create_server(
+                    factory, sock=own, ssl=tls, ssl_handshake_timeout=tls_s, backlog=BACKLOG
+                )
                 self._listeners.append(await made)
         except OSError as error:
             raise sockets.refusal(self.config.server, error) from None
@@ -181,13 +186,7 @@ class Daemon:
 
     def _count(self, step: Step) -> None:
         """On the engine's thread."""
-        chunk = str(step.chunk)
-        self.metrics.steps.labels(chunk).inc()
-        self.metrics.step.labels(chunk).observe(step.seconds)
-        self.metrics.rows.observe(len(step.waits_s))
-        for wait_s, late_s in zip(step.waits_s, step.late_s, strict=True):
-            self.metrics.wait.observe(wait_s)
-            self.metrics.late.observe(late_s)
+        self.metrics.stepped(step.chunk, step.seconds, step.waits_s, step.late_s)
 
     def _tick(self) -> None:
         now = self.clock()
@@ -206,11 +205,15 @@ class Daemon:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        reason = self._no_room()
+        reason = await self._no_room()
         return web.Response(text=f"{reason or 'ready'}\n", status=503 if reason else 200)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await self.numbers(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def numbers(self) -> bytes:
+        """What /metrics says."""
+        return self.metrics.exposition()
 
     async def _info(self, request: web.Request) -> web.Response:
         """What a page asks before it connects; pages of other origins only where they may connect, too."""
@@ -221,10 +224,10 @@ class Daemon:
             headers["Access-Control-Allow-Origin"] = origin
         return web.json_response(info(self.offer, self.config, self.backend.config), headers=headers)
 
-    def _no_room(self) -> str | None:
+    async def _no_room(self) -> str | None:
         if self._stopping:
             return "the server stops"
-        return self.engine.room(self.backend.config.chunk_of(self.offer.latency_ms))
+        return await self.engine.vacancy(self.backend.config.chunk_of(self.offer.latency_ms))
 
     # WebSockets.
 
@@ -262,6 +265,7 @@ class Daemon:
                 raise Refusal("parameter", next(iter(request.query)), "none")
             if self._stopping:
                 raise Refusal("server", "a viewer", "none any more: it stops", code="at_capacity")
+            self._check_rooms(request.match_info["room"])
             viewer = self.rooms.watch(request.match_info["room"])
         except Refusal as refusal:
             return await self._refuse(ws, refusal)
@@ -286,7 +290,7 @@ class Daemon:
     async def _serve(self, ws: web.WebSocketResponse, request: web.Request) -> None:
         session_id = uuid.uuid4().hex[:16]
         try:
-            session, speech = self._admit(request, session_id)
+            session, speech = await self._admit(request, session_id)
         except (Refusal, ConfigError, Full) as why:
             return await self._refuse(ws, why)
         except Exception as fault:
@@ -307,7 +311,7 @@ class Daemon:
                 speech.end(session.audio_seconds, self.clock())
             log.info("ended after %.1f s of audio", session.audio_seconds, extra={"session": session_id})
 
-    def _admit(self, request: web.Request, session_id: str) -> tuple[Session, Speech | None]:
+    async def _admit(self, request: web.Request, session_id: str) -> tuple[Session, Speech | None]:
         """A session with its place in the engine and in its room, or the exception that says why not."""
         opening = parse_query(list(request.query.items()), self.offer)
         intake.check(opening.encoding)
@@ -320,16 +324,24 @@ class Daemon:
                 unless_all_have_room.callback(speech.end, 0.0, self.clock())
             for channel in range(session.voices):
                 stream = stream_key(session_id, channel)
-                self.engine.open(stream, session.chunk, session.prompt)
+                await self.engine.admit(stream, session.chunk, session.prompt)
                 unless_all_have_room.callback(self.engine.drop, stream)
+            if self.engine.failure is not None:  # it died while the answer was on its way
+                raise Full(self.engine.failure)
             unless_all_have_room.pop_all()
         return session, speech
 
     def _take(self, room: str, session_id: str) -> Speech:
         """The room, if nobody has it; whoever has it is asked at once whether he is still there."""
+        self._check_rooms(room)
         if (holder := self.connections.get(self.rooms.speaker(room) or "")) is not None:
             holder.doubt()
         return self.rooms.speak(room, session_id)
+
+    def _check_rooms(self, room: str) -> None:
+        """Who comes in at one front would wait for a speaker at another."""
+        if (fronts := self.config.server.fronts) > 1:
+            raise Refusal("room", room, f"none: this server has server.fronts={fronts}, rooms need 0 or 1")
 
     async def _refuse(self, ws: web.WebSocketResponse, why: Exception) -> None:
         match why:
@@ -356,9 +368,11 @@ def _this_task() -> asyncio.Task[None]:
 def serve(config: Config) -> int:
     """Run the daemon that the options describe; the process's exit code."""
     logs.set_up(config.log.format, config.log.level)
-    bound = sockets.bind(config.server)  # before the model is loaded, which may take its time
+    sockets.allow_many()
+    take = sockets.share if config.server.fronts else sockets.bind
+    bound = take(config.server)  # before the model is loaded, which may take its time
     backend = _backend(config)
-    runner: Callable[[Awaitable[int]], int] = _event_loop_runner()
+    runner: Callable[[Awaitable[int]], int] = event_loop_runner()
     return runner(_serve(config, backend, bound))
 
 
@@ -370,12 +384,14 @@ def _backend(config: Config) -> Backend:
 
 
 async def _serve(config: Config, backend: Backend, bound: Sequence[socket.socket] = ()) -> int:
-    daemon = Daemon(config, backend)
+    daemon = Fronts(config, backend) if config.server.fronts else Daemon(config, backend)
     await daemon.start(bound)
+    if config.server.fronts or backend.depth > 1:
+        calm()
     return await daemon.run()
 
 
-def _event_loop_runner() -> Callable[..., int]:
+def event_loop_runner() -> Callable[..., int]:
     """uvloop's where it is installed."""
     try:
         import uvloop

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import logging
 import socket
 import ssl
 from asyncio import BaseTransport, WriteTransport
+from collections.abc import Sequence
 from typing import cast
 
+from streamer import auth
 from streamer.config import Server
 from streamer.errors import Refusal
+
+log = logging.getLogger(__name__)
 
 SEND_BUFFER_BYTES = 1 << 16  # of the kernel: more would only hide a slow reader
 WRITE_BUFFER_BYTES = 1 << 14  # of our own, after which a message waits for the ones before it
@@ -45,10 +50,30 @@ def bind(server: Server) -> list[socket.socket]:
     return bound
 
 
-def _bound(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
+def share(server: Server) -> list[socket.socket]:
+    """As `bind`, but `again` can bind more of them: these hold the port and never listen."""
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise Refusal("server.fronts", server.fronts, "0 on this system: it shares no ports")
+    found = bind(server)  # without sharing: a port that another daemon shares among its own fronts is taken
+    places = [(own.family, own.type, own.proto, own.getsockname()) for own in found]
+    for own in found:
+        own.close()
+    return [_bound(*place, shared=True) for place in places]
+
+
+def again(bound: Sequence[socket.socket]) -> list[socket.socket]:
+    """More sockets at the same addresses. The system divides connections among those that listen."""
+    return [_bound(own.family, own.type, own.proto, own.getsockname(), shared=True) for own in bound]
+
+
+def _bound(
+    family: int, kind: int, protocol: int, address: tuple[object, ...], *, shared: bool = False
+) -> socket.socket:
     made = socket.socket(family, kind, protocol)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind(address)
@@ -97,3 +122,28 @@ def tune(transport: BaseTransport | None) -> None:
     cast(WriteTransport, transport).set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
     if (raw := transport.get_extra_info("socket")) is not None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+
+def warn(server: Server) -> None:
+    """Say what should not be overlooked."""
+    if not auth.is_loopback(server.host) and not server.key:
+        log.warning("SERVER.KEY IS EMPTY AND %s IS NOT LOOPBACK: ANYBODY WHO REACHES IT CAN USE IT", server.host)
+
+
+def announce(server: Server, port: int, *, pages: bool) -> None:
+    """Say where it listens."""
+    shown = f"[{server.host}]" if ":" in server.host else server.host
+    log.info("listening on %s://%s:%d/v1/stream", "wss" if server.tls_cert else "ws", shown, port)
+    if pages:
+        log.info("captions on %s", page_url(server, port))
+
+
+def allow_many() -> None:
+    """As many open sockets as the system lets this process have; what it begins with may be no more than 1024."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS says "infinity" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -47,6 +47,7 @@ SERVER = EVENTS | {
     "streamer.codecs",
     "streamer.pulse",
     "streamer.line",
+    "streamer.fronts",
     "streamer.guard",
     "streamer.sockets",
     "streamer.config",
@@ -77,7 +78,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.decoding": {"numpy"},
     "streamer.audio": {"streamer.errors", "models.config", "numpy", "soxr"},
     "streamer.auth": {"streamer.config", "streamer.errors"},
-    "streamer.metrics": {"prometheus_client"},
+    "streamer.metrics": {"prometheus_client", "numpy"},
+    "streamer.tally": {"prometheus_client"},
+    "streamer.front": SERVER | {"streamer.tally", "models.tokenizer"},
+    "streamer.fronts": SERVER - {"streamer.server"} | {"streamer.tally"},
     "streamer.protocols": {"streamer.protocols", "streamer.errors"},
     "streamer.protocols.events": {"streamer.errors"},
     "streamer.transcript": TRANSCRIPT,
@@ -120,10 +124,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.connection": (SERVER - {"streamer.server", "streamer.watching", "streamer.pages", "streamer.offer"})
     | {"numpy"},
     "streamer.offer": EVENTS
-    | {"=streamer", "streamer.auth", "streamer.config", "streamer.protocols", "streamer.session", "models.config"},
+    | {"=streamer", "streamer.auth", "streamer.config", "streamer.protocols", "streamer.session", "models.config"}
+    | {"streamer.engine.results"},
     "streamer.pages": {"streamer.errors", "streamer.protocols.events", "aiohttp"},
     "streamer.guard": {"streamer.config", "streamer.errors", "aiohttp"},
-    "streamer.sockets": {"streamer.config", "streamer.errors"},
+    "streamer.sockets": {"=streamer.auth", "streamer.config", "streamer.errors"},
     "streamer.gate": set(),
     "streamer.signals": set(),
     "streamer.pulse": set(),
@@ -176,6 +181,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Outside of these, time is an argument (STYLE: `plan(now, waiting)`), so that a test can run hours in milliseconds.
 CLOCKS = {
     "streamer.server",
+    "streamer.front",
+    "streamer.fronts",
     "streamer.signals",
     "streamer.engine",
     "streamer.bench",

@@ -11,7 +11,7 @@ import itertools
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from streamer.engine.loop import Engine
 from streamer.engine.results import Failed, Full, Result
@@ -48,8 +48,7 @@ class Line(asyncio.BufferedProtocol):
         self._keys: dict[int, str] = {}  # of its streams
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none, by name
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -148,9 +147,10 @@ class Line(asyncio.BufferedProtocol):
 
 
 class Exchange:
-    """All fronts. `engine` is set before the first one is connected."""
+    """All fronts. `engine` and `loop` are set before the first one is connected."""
 
     engine: Engine
+    loop: asyncio.AbstractEventLoop
 
     def __init__(self, noted: Noted) -> None:
         self.noted = noted
@@ -160,9 +160,9 @@ class Exchange:
 
     async def connect(self, own: socket.socket) -> Line:
         """A front speaks over this socket from now on."""
-        self._loop = asyncio.get_running_loop()
+        own.setblocking(False)
         line = Line(self, next(self._numbers))
-        await self._loop.create_connection(lambda: line, sock=own)
+        await self.loop.create_unix_connection(lambda: line, sock=own)
         self.lines.add(line)
         return line
 
@@ -188,7 +188,7 @@ class Exchange:
                     continue
             ended.append((line, stream, stream_id))
         frames = [(line, write_heard(own)) for line, own in told.items()]
-        self._loop.call_soon_threadsafe(self._send, frames, failed, ended)
+        self.loop.call_soon_threadsafe(self._send, frames, failed, ended)
 
     def _send(
         self,

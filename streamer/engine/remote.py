@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from models.config import SAMPLE_RATE
+from models.config import SAMPLE_RATE, ModelConfig
 from streamer.engine.capacity import Clock
 from streamer.engine.results import Failed, Full, Result
 from streamer.engine.stream import EMPTY, Pcm
@@ -54,11 +54,18 @@ class _Voice:
 
 
 class Remote(asyncio.BufferedProtocol):
-    """`connect` first. `deliver` gets results on the event loop, `noted` what the engine's process says besides."""
+    """`connect` first. `deliver` gets results on the event loop, `noted` what the engine's process says besides.
+
+    `config` and `tokenizer` are set by whoever is told of them, before there are streams.
+    """
+
+    config: ModelConfig
+    tokenizer: Any  # models.tokenizer.Tokenizer
 
     def __init__(self, deliver: Callable[[list[Result]], None], noted: Callable[[Note], None], clock: Clock) -> None:
         self.deliver, self.noted = deliver, noted
         self.failure: str | None = None
+        self._closed = False
         self._clock = clock
         self._frames = Frames()
         self._numbers = itertools.count(1)
@@ -74,8 +81,9 @@ class Remote(asyncio.BufferedProtocol):
     async def connect(self, own: socket.socket) -> None:
         """Speak over this socket from now on."""
         self._loop = asyncio.get_running_loop()
-        transport, _ = await self._loop.create_connection(lambda: self, sock=own)
-        self._transport: asyncio.Transport = transport
+        own.setblocking(False)
+        transport, _ = await self._loop.create_unix_connection(lambda: self, sock=own)
+        self._transport = transport
 
     # What the daemon asks.
 
@@ -149,6 +157,7 @@ class Remote(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Say what was not said yet, and hang up."""
         self._flush()
+        self._closed = True
         self._transport.close()
 
     # What goes out.
@@ -216,7 +225,8 @@ class Remote(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self.die(GONE)
+        if not self._closed:
+            self.die(GONE)
 
     def _heard(self, body: memoryview) -> None:
         results = []
