@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from models.batching import Budget, InMemory, Staging
+from models.batching import Batch, Budget, InMemory, Staging
 from models.bulk import Bulk, Spoken
 from models.transcribe import Heard, offline
 from tests.models import golden
@@ -134,6 +134,28 @@ def test_every_tensor_is_made_on_the_device(name: str) -> None:
     with Placed() as placed:
         bulk.hear(batch)
     assert not placed.careless
+
+
+FULL_CONTEXT = {
+    "contexts": ((-1, -1),),
+    "style": "regular",
+    "normalize": "per_feature",
+    "conv_norm": "batch_norm",
+    "causal_subsampling": False,
+    "conv_context": (2, 2),
+}
+
+
+@pytest.mark.parametrize("changes", [{}, FULL_CONTEXT], ids=["streaming", "full"])
+def test_encoding_needs_nothing_that_lies_elsewhere(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+    monkeypatch.setattr("models.bulk.measured", lambda *_: Budget(200, 10**9))
+    meta = torch.device("meta")  # has no numbers, and refuses to be mixed with the CPU, as a GPU does
+    bulk = Bulk(tiny_model(**changes), device=meta, dtype=torch.bfloat16)
+    batch = Batch(torch.empty(3, 320_000, device=meta), (320_000, 300_000, 1700))
+    with torch.inference_mode():
+        pieces = [frames for frames, _ in bulk.encoded(batch)]
+    assert sum(frames.shape[1] for frames in pieces) == bulk.frames(320_000)
+    assert {(frames.device, frames.dtype) for frames in pieces} == {(meta, torch.bfloat16)}
 
 
 def test_a_full_context_model_says_how_long_a_recording_may_be() -> None:
