@@ -55,7 +55,7 @@ class StepEncoder(Protocol):
 
 
 class DeviceModel:
-    """A streaming model as a device runs it: weights in their dtype, constants made once.
+    """A streaming model as a device runs it, with or without its encoder: weights in their dtype, constants made once.
 
     `dtype` is that of products; features, softmax, LayerNorm's statistics, gates and scores are float32 in any case.
     """
@@ -66,10 +66,6 @@ class DeviceModel:
         self.dtype, self.device = dtype, device
         self.front = ChunkMel(buffers.fb.float().cpu(), buffers.window.float().cpu()).to(device)
         self.model = copy.deepcopy(model).eval().requires_grad_(False).to(device, dtype)
-        with torch.no_grad():
-            encoder = self.model.encoder
-            tables = encoder.position_tables(max(self.config.chunks) - 1, self.config.ring - 1)
-            self.tables = [table.contiguous() for table in tables]
         self.networks = Networks.of(model, dtype, device) if self.config.transducer else None
 
 
@@ -126,12 +122,15 @@ class TorchEncoder:
 
     def __init__(self, model: DeviceModel, arena: Arena, kernels: bool = False) -> None:
         self._model, self._arena = model, arena.encoder
+        config, encoder = model.config, model.model.encoder
+        with torch.no_grad():
+            tables = encoder.position_tables(max(config.chunks) - 1, config.ring - 1)
+        self._tables = [table.contiguous() for table in tables]
         self._parts: SubsamplingParts | None = None
         self._packed: list[PackedLayer] = []
         if kernels:
-            encoder = model.model.encoder
             self._parts = SubsamplingParts.of(encoder.pre_encode)
-            self._packed = [PackedLayer.of(*pair) for pair in zip(encoder.layers, model.tables, strict=True)]
+            self._packed = [PackedLayer.of(*pair) for pair in zip(encoder.layers, self._tables, strict=True)]
 
     def encode(self, mel: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         encoder, chunk = self._model.model.encoder, mel.shape[1] // SUBSAMPLING
@@ -156,7 +155,7 @@ class TorchEncoder:
         context = self._model.config.context_of(chunk)
         if self._packed:
             return Fused(self._packed, self._arena, RingRows(rows.slots, rows.frames, end, context[0]))
-        ring = ArenaRing(self._model.tables, self._arena, rows.slots, rows.frames, context)
+        ring = ArenaRing(self._tables, self._arena, rows.slots, rows.frames, context)
         ring.place(chunk, end)
         return OnArena(self._arena, rows.slots, ring)
 

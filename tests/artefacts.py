@@ -49,12 +49,15 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def fresh(kind: str, slots: int = SLOTS) -> Backend:
     """A backend named as `ort:tdt_bpe`, `ort:hybrid_bpe:int8`, `pytorch:ctc_bpe` or `fake`.
 
-    `arena:tdt_bpe` is the GPU backend on the CPU, operator by operator; `cuda:tdt_bpe` is it on a GPU, in float32.
+    `arena:tdt_bpe` is the GPU backend on the CPU, operator by operator; `cuda:tdt_bpe` is it on a GPU, in float32;
+    `trt:tdt_bpe` has TensorRT's part played by torch on the CPU.
     """
     name, _, rest = kind.partition(":")
     model, _, precision = rest.partition(":")
     if name == "arena":
         return on_cpu(model, slots)
+    if name == "trt":
+        return on_engines(model, slots)
     if name == "cuda":
         return on_gpu(model, slots, precision or "fp32")
     path = {"ort": lambda: exported(model, precision or "fp32"), "pytorch": lambda: checkpoint(model)}
@@ -71,6 +74,27 @@ def on_cpu(model: str, slots: int, *, kernels: bool = False) -> DeviceBackend:
 
     place = torch.device("cpu"), torch.float32
     return on_device(*load(checkpoint(model)), place, Options(slots, kernels=kernels))
+
+
+def on_engines(model: str, slots: int) -> DeviceBackend:
+    """The TensorRT backend on the CPU: contexts that compute at the addresses and shapes they are given."""
+    import torch
+
+    from models.store import load
+    from models.tick import Arena, DeviceModel
+    from streamer.backends.device import DeviceBackend, Options
+    from streamer.backends.trt_engine import EngineStep
+    from tests.trt import BUCKETS, engine, in_torch, sidecar_of
+
+    network, tokenizer = load(checkpoint(model))
+    config = network.config
+    engines = {chunk: engine(config, chunk, "fp32", in_torch(network, chunk)) for chunk in config.chunks}
+
+    def encoder(_model: DeviceModel, arena: Arena, _kernels: bool) -> EngineStep:
+        return EngineStep(config, sidecar_of(config), engines, arena.encoder.rows())
+
+    on_device = DeviceModel(network, torch.float32, torch.device("cpu"))
+    return DeviceBackend("trt", on_device, tokenizer, encoder, Options(slots, buckets=BUCKETS, kernels=False))
 
 
 def on_gpu(model: str, slots: int, precision: str) -> Backend:

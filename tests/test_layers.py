@@ -116,6 +116,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.backends.launches": {"streamer.backends.graphs", "models.tick", "torch"},
     "streamer.backends.graphs": {"torch", "numpy", "cuda"},
     "streamer.backends.ledger": BACKEND,
+    "streamer.backends.trt": BACKEND | {"models", "torch", "streamer.backends"},
     "streamer.backends.trt_folder": BACKEND,
     "streamer.backends.trt_engine": BACKEND | {"streamer.backends.trt_folder", "models", "torch"},
     "streamer.backends.trt_open": BACKEND

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class Options:
     buckets: tuple[int, ...] = ()
     rung: str = "whole"  # the highest to try, of streamer.backends.graphs.RUNGS
     kernels: bool = True  # our own where they can run, else torch's operators
+    chunks: tuple[int, ...] = ()  # those that the encoder knows; () for all of the model's
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,11 @@ class DeviceBackend:
             raise BackendError("model", model.config.name, "a streaming model; this one hears whole files only")
         if options.slots < 1:
             raise BackendError("slots", options.slots, "1 or more")
-        self.name, self.config, self.tokenizer, self.slots = name, model.config, tokenizer, options.slots
+        self.name, self.tokenizer, self.slots = name, tokenizer, options.slots
+        known = [
+            context for context in model.config.contexts if context[1] + 1 in (options.chunks or model.config.chunks)
+        ]
+        self.config = replace(model.config, contexts=tuple(known))
         self.precision = next(name for name, dtype in PRECISIONS.items() if dtype == model.dtype)
         self.model_hash = ""
         self.depth = 2 if model.device.type == "cuda" else 1

@@ -89,11 +89,15 @@ def on_device(
 ) -> DeviceBackend:
     """A loaded model over arenas on a device; on a CPU device for tests of everything but the GPU itself."""
     device, dtype = place
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    exact_float32()
     backend = DeviceBackend("pytorch", DeviceModel(model, dtype, device), tokenizer, TorchEncoder, options)
     backend.model_hash = fingerprint(model)
     return backend
+
+
+def exact_float32() -> None:
+    """float32 means float32: features and the search are exact to rounding, and so is a model in fp32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def device_of(name: str) -> torch.device:

@@ -92,26 +92,39 @@ def _deserialized(module: Any, runtime: Any, path: Path) -> Engine:
     if engine is None:
         raise BackendError(where, "no engine", "one that TensorRT can load here; its own words are in the log")
     return Engine(
-        new_context=lambda: _context(module, runtime, engine),
+        new_context=Contexts(module, runtime, engine),
         memory=tuple(engine.get_device_memory_size_for_profile_v2(i) for i in range(engine.num_optimization_profiles)),
         names=frozenset(engine.get_tensor_name(i) for i in range(engine.num_io_tensors)),
     )
 
 
-def _context(module: Any, _runtime: Any, engine: Any) -> Context:
-    """A context whose memory is ours: each would take that of the largest batch. The runtime is held by being named."""
-    ours = module.ExecutionContextAllocationStrategy.USER_MANAGED
-    how = ours
-    if hasattr(module, "DynamicShapesKernelSpecializationStrategy"):  # TensorRT-RTX compiles kernels when it runs
-        how = engine.create_runtime_config()
-        how.set_execution_context_allocation_strategy(ours)
-        # now rather than in the background: what a graph captured it would keep for ever
-        how.dynamic_shapes_kernel_specialization_strategy = module.DynamicShapesKernelSpecializationStrategy.EAGER
-        how.cuda_graph_strategy = module.CudaGraphStrategy.DISABLED  # the whole tick is captured, by us
-    context: Context | None = engine.create_execution_context(how)
-    if context is None:
-        raise BackendError("TensorRT", "no execution context", "one for each batch; its own words are in the log")
-    return context
+class Contexts:
+    """Makes the contexts of one engine, and keeps alive what they need."""
+
+    def __init__(self, module: Any, runtime: Any, engine: Any) -> None:
+        self._module, self._runtime, self._engine = module, runtime, engine
+        self._kernels: Any = None  # that TensorRT-RTX has compiled, for all contexts
+
+    def __call__(self) -> Context:
+        """A context whose memory is ours: each would take that of the largest batch."""
+        ours = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
+        rtx = hasattr(self._module, "DynamicShapesKernelSpecializationStrategy")
+        context: Context | None = self._engine.create_execution_context(self._compiling(ours) if rtx else ours)
+        if context is None:
+            raise BackendError("TensorRT", "no execution context", "one for each batch; its own words are in the log")
+        return context
+
+    def _compiling(self, memory: Any) -> Any:
+        """How a context of TensorRT-RTX is to be, which compiles kernels when it meets a shape."""
+        how = self._engine.create_runtime_config()
+        how.set_execution_context_allocation_strategy(memory)
+        # at once rather than in the background: what a graph captured it would keep for ever
+        how.dynamic_shapes_kernel_specialization_strategy = self._module.DynamicShapesKernelSpecializationStrategy.EAGER
+        how.cuda_graph_strategy = self._module.CudaGraphStrategy.DISABLED  # the whole tick is captured, by us
+        self._kernels = self._kernels or how.create_runtime_cache()
+        if not how.set_runtime_cache(self._kernels):
+            _log.warning("TensorRT-RTX takes no cache of kernels: each batch compiles its own")
+        return how
 
 
 def decoding_model(folder: Path, config: ModelConfig, sidecar: Sidecar) -> Model:

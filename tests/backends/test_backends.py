@@ -19,7 +19,7 @@ from tests.artefacts import CLIPS, SLOTS, STREAMING, Stream, clip, expected, exp
 
 SOME = ("hybrid_bpe", "tdt_bpe", "ctc_bpe")
 KINDS = ("fake", *(f"ort:{model}" for model in SOME), "ort:hybrid_bpe:int8", "pytorch:hybrid_bpe", "pytorch:ctc_bpe")
-KINDS += (*(f"arena:{model}" for model in SOME), *(f"cuda:{model}" for model in SOME))
+KINDS += (*(f"arena:{model}" for model in SOME), *(f"cuda:{model}" for model in SOME), "trt:hybrid_bpe")
 
 
 @pytest.fixture(params=KINDS)
