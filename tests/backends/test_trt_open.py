@@ -53,7 +53,16 @@ class Engine:
         return "abc"[index]
 
     def create_runtime_config(self) -> Any:
-        return SimpleNamespace(set_execution_context_allocation_strategy=self.asked.append)
+        def take(cache: object) -> bool:
+            how.kernels = cache
+            return True
+
+        how = SimpleNamespace(
+            set_execution_context_allocation_strategy=self.asked.append,
+            create_runtime_cache=object,
+            set_runtime_cache=take,
+        )
+        return how
 
     def create_execution_context(self, how: object) -> object:
         self.asked.append(how)
@@ -113,10 +122,11 @@ def test_tensorrt_rtx_compiles_before_a_capture_and_captures_nothing_itself(
     }
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", Module(**vars(tensorrt(engine, **extras))))
     _, engines = open_engines(tmp_path, model.config, CUDA)
-    how: Any = engines[2].new_context().how  # type: ignore[attr-defined]
-    assert engine.asked == ["ours", how]
-    assert how.dynamic_shapes_kernel_specialization_strategy == "eager"
-    assert how.cuda_graph_strategy == "disabled"
+    first, second = (engines[2].new_context().how for _ in range(2))  # type: ignore[attr-defined]
+    assert engine.asked == ["ours", first, "ours", second]
+    assert first.dynamic_shapes_kernel_specialization_strategy == "eager"
+    assert first.cuda_graph_strategy == "disabled"
+    assert first.kernels is second.kernels, "what one has compiled serves the other"
 
 
 @pytest.mark.usefixtures("h200")
