@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from export.parity import FP32_TOLERANCE, Difference, Transcript, _chunks, _model_step
+from export.to_trt import _write_model
 from models.config import ModelConfig
 from models.state import EncoderState
 from models.tick import Arena, DeviceModel, Rows
@@ -19,6 +21,7 @@ from streamer.backends.base import BackendError
 from streamer.backends.device import DeviceBackend, Options
 from streamer.backends.pytorch import networks_of
 from streamer.backends.trt_engine import Engine, EngineStep
+from streamer.backends.trt_open import decoding_model
 from tests.artefacts import CLIPS, STREAMING, Stream, clip, expected, launch, plain
 from tests.models.golden import loaded
 from tests.models.tiny import tiny_model
@@ -108,24 +111,27 @@ def test_every_latency_gives_the_models_own_tokens_from_any_slots_beside_padding
             assert sum(map(len, difference.heard)) > 10
 
 
-def test_a_device_backend_with_engines_says_what_nemo_says() -> None:
-    """The whole tick on the CPU: PCM in, tokens out, other streams of other latencies beside."""
-    model, tokenizer = loaded("hybrid_bpe")
-    config = model.config
+@pytest.mark.parametrize("name", ["hybrid_bpe", "tdt_bpe", "ctc_bpe"])
+def test_a_device_backend_with_engines_says_what_nemo_says(name: str, tmp_path: Path) -> None:
+    """The whole tick on the CPU, PCM in and tokens out, with no more of the model than lies beside the engines."""
+    model, tokenizer = loaded(name)
+    config, sidecar = model.config, sidecar_of(model.config)
+    _write_model(model, tokenizer, tmp_path, sidecar.hash)
 
     def make_encoder(_model: DeviceModel, arena: Arena, _kernels: bool) -> EngineStep:
         return step_over(model, arena.encoder.rows())
 
-    device = DeviceModel(model, torch.float32, torch.device("cpu"))
+    part = decoding_model(tmp_path, config, sidecar)
+    device = DeviceModel(part, torch.float32, torch.device("cpu"))
     backend = DeviceBackend("trt", device, tokenizer, make_encoder, Options(slots=SPARE, kernels=False))
-    for chunk, slots in zip(config.chunks, ((5, 0, 3), (1, 2, 4), (0, 1, 5), (4, 3, 2)), strict=True):
-        streams = [Stream(slot, clip(name), chunk) for slot, name in zip(slots, CLIPS, strict=True)]
+    for chunk, slots in zip(config.chunks, ((5, 0, 3), (1, 2, 4), (0, 1, 5), (4, 3, 2)), strict=False):
+        streams = [Stream(slot, clip(spoken), chunk) for slot, spoken in zip(slots, CLIPS, strict=True)]
         for stream in streams:
             backend.open(stream.slot)
         while waiting := [stream for stream in streams if not stream.done]:
             launch(backend, waiting)
-        for stream, name in zip(streams, CLIPS, strict=True):
-            assert plain(stream.tokens) == expected("hybrid_bpe", name, config.context_of(chunk), None)
+        for stream, spoken in zip(streams, CLIPS, strict=True):
+            assert plain(stream.tokens) == expected(name, spoken, config.context_of(chunk), None)
 
 
 @pytest.mark.parametrize("contexts", [((8, 3), (4, 1), (0, 0)), ((3, 0),)])
