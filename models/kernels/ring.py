@@ -152,7 +152,7 @@ def ring_attention(
 def tile(chunk: int, left: int, dim: int, dtype: torch.dtype) -> dict[str, int]:
     """Blocks of queries, keys and width; one tile holds all keys of the usual contexts, where tensor cores are."""
     plain = dtype == torch.float32  # such products take registers: parity, not speed
-    keys = min(32 if plain else MOST_KEYS, up(left, 16))
+    keys = min(16 if plain else MOST_KEYS, up(left, 16))
     return {"BT": up(chunk, 16), "BJ": keys, "BD": up(dim, 16), "num_warps": 8 if plain else 4, "num_stages": 1}
 
 

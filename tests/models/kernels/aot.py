@@ -23,10 +23,13 @@ OPTIONS = ("num_warps", "num_stages")
 
 
 def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> dict[str, int]:
-    """`types`: pointer and number types by name; the rest of the kernel's parameters must be `constants`."""
+    """`types`: pointer and number types by name, but for those that are `constants`, as all others must be.
+
+    Numbers of 1 are constants to the compiler, too, whatever the kernel says of them.
+    """
     options = {name: constants[name] for name in OPTIONS if name in constants}
     values = {name: value for name, value in constants.items() if name not in OPTIONS}
-    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    signature = {name: "constexpr" if name in values else types[name] for name in kernel.arg_names}
     # What the launcher would see on a real tensor: addresses on 16 bytes.
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n].startswith("*")}
     binary = triton.compile(ASTSource(kernel, signature, values, aligned), target=HOPPER, options=options)

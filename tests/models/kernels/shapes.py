@@ -32,6 +32,8 @@ def cases(build: Compile) -> Cases:
 def search_cases(build: Compile) -> Cases:
     small = typed(i64="slots", i32="jump counts position repeats last_at said work state working", int="rows frames")
     yield "search.begin", lambda: build(search_code.begin_kernel, small, {"BLOCK": 1024})
+    one = {"BLOCK": 16, "rows": 1, "frames": 1}
+    yield "search.begin of one", lambda: build(search_code.begin_kernel, small, one)
     yield "search.end", lambda: build(search_code.end_kernel, small, {"BLOCK": search.ROWS})
     select = typed(
         f32="logps tops sums",
@@ -41,6 +43,9 @@ def search_cases(build: Compile) -> Cases:
     for timed in (False, True):
         constants = {"WORDS": 13088, "MOST": 10, "TIMED": timed, "PARTS": 104, "SPLITS": 103, "WIDTH": 128, "TILE": 16}
         yield f"search.select timed={timed}", lambda c=constants: build(search_code.select_kernel, select, c)
+    constants = {"WORDS": 1025, "MOST": 10, "TIMED": True, "PARTS": 34, "SPLITS": 33, "WIDTH": 64, "TILE": 1}
+    one = {**constants, "frames": 1, "capacity": 1}
+    yield "search.select of one", lambda: build(search_code.select_kernel, select, one)
     for dtype, rows in ((BF, 1), (BF, 64), (BF, 4096), (torch.float32, 64)):
         yield from search_products(build, dtype, rows)
 
@@ -54,6 +59,7 @@ def search_products(build: Compile, dtype: torch.dtype, rows: int) -> Cases:
     types |= dict.fromkeys(("scores", "weight", "by_label", "weight_in", "recurrent"), weights)
     joint = {"HIDDEN": 640, "WORDS": 1025, "OUTPUTS": 1025, "PARTS": 9, "SPLITS": 9, "ACTIVATION": "relu"}
     joint |= search.joint_tile(rows, 1025, dtype).options(640)
+    joint |= {"frames": 1, "capacity": 1} if rows == 1 else {}
     yield f"search.joint {name}", lambda: build(search_code.joint_kernel, types, joint)
     for layer in (0, 1):
         cell = {"HIDDEN": 640, "LAYER": layer, "LAYERS": 2, **search.cell_tile(rows, dtype).options(640)}
@@ -80,7 +86,7 @@ def ring_cases(build: Compile) -> Cases:
         )
         types |= dict.fromkeys(["q", "k", "v", "by_position", "content_bias", "keys", "values", "out"], dtype)
         constants = {"HEADS": 8, "DIM": dim, "RING": places, "POSITIONS": places + 13, "T": chunk, "LEFT": left}
-        constants |= ring.tile(chunk, left, dim, BF if dtype == BF16 else torch.float32)
+        constants |= {"p_column": 1} | ring.tile(chunk, left, dim, BF if dtype == BF16 else torch.float32)
         name = f"ring {dtype[1:]} T={chunk} left={left} dim={dim}"
         yield name, lambda t=types, c=constants: build(ring.ring_kernel, t, c)
 
@@ -109,11 +115,13 @@ def subsampling_cases(build: Compile) -> Cases:
     for dtype in (BF16, F32):
         types = typed(i64="slots frames lengths", int=f"places height chunk {strides}", f32="mel weight bias")
         types |= dict.fromkeys(["tail", "out", "x", "mel_tail", "x1", "x2", "sub1", "sub2"], dtype)
+        one = {"height": 1, "tail_channel": 1}
         kernels = {
             "first": (subsampling.first_kernel, {"MELS": 128, "WIDTH": 65, "num_warps": 4}),
             "depthwise": (subsampling.depthwise_kernel, {"STAGE": 1, "WIDE": 65, "WIDTH": 33, "num_warps": 8}),
-            "last": (subsampling.last_kernel, {"WIDTH": 17}),
-            "keep": (subsampling.keep_kernel, {"MELS": 128, "FIRST": 65, "SECOND": 33, "BM": 128}),
+            "deep": (subsampling.depthwise_kernel, {"STAGE": 2, "WIDE": 33, "WIDTH": 17, "num_warps": 8, **one}),
+            "last": (subsampling.last_kernel, {"WIDTH": 17, "height": 1}),
+            "keep": (subsampling.keep_kernel, {"MELS": 128, "FIRST": 65, "SECOND": 33, "BM": 128, "chunk": 1}),
         }
         for name, (kernel, constants) in kernels.items():
             made = {**constants, **cut}

@@ -12,7 +12,7 @@ from tests.models.kernels.device import DEVICE, TYPES
 
 def near(dtype: torch.dtype) -> dict[str, float]:
     """Of numbers around 1: some float32 roundings, or one of bfloat16."""
-    return {"atol": 3e-6, "rtol": 3e-6} if dtype == torch.float32 else {"atol": 1e-2, "rtol": 8e-3}
+    return {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-2, "rtol": 8e-3}
 
 
 def made(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -41,7 +41,7 @@ def test_the_kernel_is_its_twin(heads: int, dim: int, chunk: int, left: int, rin
     got = ring_attention(packed.unbind(2), by_position, biases, stores[0], rows)
     want = ring_attention_torch(packed.unbind(2), by_position, biases, stores[1], rows)
     real = [index for index, slot in enumerate(SLOTS) if slot != SPARE]
-    near = 3e-6 if dtype == torch.float32 else 2e-2
+    near = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(got[real], want[real], atol=near, rtol=near)
     assert torch.equal(stores[0].keys[:SPARE], stores[1].keys[:SPARE])
     assert torch.equal(stores[0].values[:SPARE], stores[1].values[:SPARE])

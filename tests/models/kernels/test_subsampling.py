@@ -68,7 +68,7 @@ def test_the_kernels_are_the_models_module(mels: int, channels: int, chunk: int,
     tails = tails_of(made, mels, torch.channels_last if chunk == 1 else torch.contiguous_format)
     states = tuple(tail[SLOTS] for tail in (tails.mel, tails.sub1, tails.sub2))
     # In bfloat16 numbers are rounded four times on the way.
-    near = {"atol": 2e-6, "rtol": 2e-6} if dtype == F32 else {"atol": 8e-3, "rtol": 8e-3}
+    near = {"atol": 1e-5, "rtol": 1e-5} if dtype == F32 else {"atol": 2e-2, "rtol": 2e-2}
     for mel, frames, length in chunks(mels, chunk):
         rows = SubsamplingRows(torch.tensor(SLOTS, device=DEVICE), frames, length)
         want, states = made(mel.to(dtype), states, frames, length)
@@ -89,4 +89,4 @@ def test_rows_in_groups_give_what_they_give_at_once(monkeypatch: pytest.MonkeyPa
         rows = SubsamplingRows(torch.tensor(SLOTS, device=DEVICE), frames, length)
         found.append((subsample(mel, tails, rows, parts)[REAL], tails.mel, tails.sub1, tails.sub2))
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one[:SPARE], other[:SPARE], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(one[:SPARE], other[:SPARE], atol=1e-5, rtol=1e-5)
