@@ -16,7 +16,7 @@ TESTS ?= tests
 # those tests are skipped, and say so.
 DEBS := chromium pulseaudio libportaudio2 libasound2-plugins tmux fonts-dejavu-core
 
-.PHONY: help setup demo test tools lint bench size
+.PHONY: help setup demo test tools lint bench gpu-check gpu-pack size
 
 help:
 	@echo "make setup   a virtual environment in $(VENV); its bin/streamer works"
@@ -25,6 +25,8 @@ help:
 	@echo "make tools   Debian packages of the browser's and the microphone's tests (test does it)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   concurrent real-time streams against a daemon; table in docs/benchmarks/"
+	@echo "make gpu-check   on a machine with a GPU and its own torch: is the GPU backend right, how fast is it (docs/gpu.md)"
+	@echo "make gpu-pack    what to bring to such a machine if it has no network"
 	@echo "make size    files by length"
 
 setup: $(VENV)/.core
@@ -61,6 +63,16 @@ lint: $(VENV)/.dev
 
 bench: setup
 	$(BIN)/streamer bench load --out docs/benchmarks
+
+# Runs with the machine's own Python, whose torch has CUDA; what is brought along is taken only where it is missing.
+# PARTS="parity speed-0.6b-80" runs these, again; without it what was finished before is left alone.
+gpu-check:
+	@$(PYTHON) -m streamer.gpu_check.provide
+	@PYTHONPATH="$(CURDIR)/.gpu/site:$(CURDIR)/.gpu/tensorrt-rtx:$(CURDIR)" \
+		$(PYTHON) -m streamer bench gpu $(foreach part,$(PARTS),--part $(part))
+
+gpu-pack: setup
+	@$(BIN)/python -m streamer.gpu_check.pack dist/gpu-check.tar.gz
 
 size:
 	@git ls-files '*.py' | xargs wc -l | sort -n | tail -40

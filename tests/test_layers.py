@@ -166,6 +166,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.commands.bench": COMMAND | {"clients", "streamer.bench", "streamer.recordings"},
     "streamer.commands.accuracy": COMMAND | {"streamer.bench", "streamer.recordings"},
     "streamer.commands.evaluate": COMMAND | {"streamer.recordings", "jiwer"},
+    "streamer.commands.gpu": COMMAND | {"streamer.gpu_check", "torch"},
+    "streamer.gpu_check": {"streamer", "models", "export", "torch", "numpy", "soundfile", "uvloop", "cuda"},
     "models": {"models", "torch", "numpy", "yaml", "safetensors"},
     "models.config": set(),
     "models.languages": set(),
@@ -188,6 +190,7 @@ CLOCKS = {
     "streamer.engine",
     "streamer.bench",
     "streamer.commands",
+    "streamer.gpu_check",
     "streamer.backends.fake",
 }
 

@@ -8,7 +8,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from streamer.commands import DEFAULT_LATENCY, FAILED, OK, TAIL_MS, USAGE, CommandError, accuracy, command, say, whole
+from streamer.commands import (
+    DEFAULT_LATENCY,
+    FAILED,
+    OK,
+    TAIL_MS,
+    USAGE,
+    CommandError,
+    accuracy,
+    command,
+    gpu,
+    say,
+    whole,
+)
 from streamer.commands.demo import SAMPLE
 
 
@@ -22,6 +34,7 @@ def add(commands: Any) -> None:
         streamer bench load --streams 20 --latency 560
         streamer bench load --streams 50 a.flac b.flac engine.slots=128
         streamer bench accuracy --manifest test.jsonl --out docs/benchmarks
+        streamer bench gpu --part parity
         """,
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
@@ -41,6 +54,7 @@ def add(commands: Any) -> None:
     )
     load.set_defaults(run=run)
     accuracy.add(verbs)
+    gpu.add(verbs)
 
 
 def run(args: argparse.Namespace) -> int:
