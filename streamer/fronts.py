@@ -35,7 +35,7 @@ TICK_S = 0.1  # how often the engine's step is looked at
 GRACE_S = 5.0  # beyond server.shutdown_s, before a front that does not end is killed
 MOST_ENDS, ENDS_S = 5, 60.0  # so many ends of fronts within so long: something is wrong with all of them
 NUMBERS_S = 1.0  # a front that has not told its numbers by then counts as it last told
-SWITCH_S = 0.001  # so long may one thread keep the others from running; Python's own choice is 5 ms
+SWITCH_S = 0.0002  # so long may one thread keep the others from running; Python's own choice is 5 ms
 
 
 class Fronts:

@@ -190,6 +190,7 @@ async def test_when_the_engines_process_is_killed_every_stream_gets_an_error_and
         async with asyncio.timeout(15):
             while any(map(front, fronts)):
                 await asyncio.sleep(0.02)
+            await own.stderr.read()  # to its end: nobody writes to it any more
 
 
 def front(pid: int) -> bool:
