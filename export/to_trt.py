@@ -260,6 +260,7 @@ def _write_model(model: Model, tokenizer: Tokenizer, folder: Path, mark: str) ->
     weights = {name: value.detach() for name, value in model.state_dict().items() if name.startswith(parts)}
     plain = {name: value.float().contiguous().clone() for name, value in weights.items()}
     save_file(plain, folder / WEIGHTS, metadata={"hash": mark})
+    (folder / WEIGHTS).chmod(0o644)  # it is kept to its owner; a daemon often runs as somebody else
 
 
 _GROUPS = ({"mel_tail", "sub1", "sub2"}, {"conv"}, {"keys"}, {"values"})  # the step's arguments after the counters

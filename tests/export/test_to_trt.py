@@ -183,6 +183,7 @@ def test_tensorrt_builds_a_folder_of_engines_without_a_gpu(tmp_path: Path) -> No
     assert str(Path(to_trt.__file__).parent).encode() not in (out / "step-560ms.onnx").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["engines"]
     assert {path.name for path in out.iterdir()} == to_trt.ours_in(out)
+    assert (out / "decoder.safetensors").stat().st_mode & 0o044 == 0o044, "others may serve it"
 
 
 def built(graph_path: Path, *_: object) -> bytes:
