@@ -126,7 +126,7 @@ class Bulk:
         encoder, lengths = self._model.encoder, torch.tensor(batch.samples, device=self.device)
         start, state = self._zeros(len(counts))
         length, end = lengths // HOP, torch.tensor(counts, device=self.device)
-        size = self._piece(len(counts), bands)
+        size = self._piece(len(counts), counts[0], bands)
         for first in range(0, counts[0], size):
             rows = sum(count > first for count in counts)
             frames = min(size, counts[0] - first)
@@ -139,9 +139,10 @@ class Bulk:
             state = _Left(sub, tuple(ops.tails), band.past)
             yield y, counts[:rows]
 
-    def _piece(self, rows: int, bands: Bands) -> int:
-        """Frames of a piece: whole blocks, as many as the budget has for so many rows."""
-        return bands.longest * max(1, self.budget.frames // rows // bands.longest)
+    def _piece(self, rows: int, longest: int, bands: Bands) -> int:
+        """Frames of a piece: the longest row if the budget has room for so many rows of it, else whole blocks."""
+        most = self.budget.frames // rows
+        return longest if longest <= most else bands.longest * max(1, most // bands.longest)
 
     def _mel_of(self, pcm: Tensor, lengths: Tensor, first: int, frames: int) -> Tensor:
         """Mel frames (B, 8 frames, mels) of the encoder frames from `first` on; the first of all begin with zeros."""
