@@ -21,7 +21,7 @@ from streamer.backends.arena import COUNTERS, check_state
 from streamer.backends.base import BackendError, Heard, Row, State, Ticket
 from streamer.backends.graphs import Captured
 from streamer.backends.launches import Device, Staging
-from streamer.backends.ledger import Ledger
+from streamer.backends.ledger import Columns, Ledger
 from streamer.decoding import Token
 
 log = logging.getLogger(__name__)
@@ -137,12 +137,13 @@ class DeviceBackend:
         """Step the rows' streams by one chunk; returns before the device is done."""
         if chunk not in self.config.chunks:
             raise BackendError("chunk", chunk, "one of " + ", ".join(map(str, self.config.chunks)))
-        ticket = DeviceTicket(len(rows), self._ledger.refused(chunk, rows))
+        columns = Columns.of(rows)
+        ticket = DeviceTicket(len(rows), self._ledger.refused(chunk, rows, columns))
         good = [i for i, heard in enumerate(ticket.results) if not isinstance(heard, Exception)]
-        self._clear(rows[i].slot for i in good)
+        self._clear(columns.some(good).slots.tolist())
         most = self.buckets(chunk)[-1]
         for start in range(0, len(good), most):
-            self._launch(chunk, rows, good[start : start + most], ticket)
+            self._launch(chunk, (rows, columns), good[start : start + most], ticket)
         return ticket
 
     def collect(self, ticket: Ticket) -> list[Heard]:
@@ -207,23 +208,24 @@ class DeviceBackend:
         for due, clear in ((new & self._poisoned, self.arena.scrub), (new - self._poisoned, self.arena.reset)):
             if due:
                 with self._device.at_work():
-                    clear(torch.tensor(sorted(due), device=self._model.device))
+                    clear(self._device.numbers(sorted(due)))
         self._fresh -= new
         self._poisoned -= new
 
-    def _launch(self, chunk: int, rows: Sequence[Row], which: list[int], ticket: DeviceTicket) -> None:
+    def _launch(self, chunk: int, of: tuple[Sequence[Row], Columns], which: list[int], ticket: DeviceTicket) -> None:
         """One tick of rows that are fine but for their numbers, perhaps; those drop out here."""
         staging = self._stage()
         while which:
             bucket = next(size for size in self.buckets(chunk) if size >= len(which))
             tick, captured = self._ticks[bucket, chunk]
             words = staging.input[: tick.input.numel()].numpy()
-            some = [rows[i] for i in which]
-            wrong = self._ledger.fill(_header(words, bucket), words[len(HEADER) * bucket :].reshape(bucket, -1), some)
+            some, columns = [of[0][i] for i in which], of[1].some(which)
+            pcm = words[len(HEADER) * bucket :].reshape(bucket, -1)
+            wrong = self._ledger.fill(_header(words, bucket), pcm, some, columns)
             if not wrong:
-                self._ledger.advance(chunk, some)
+                self._ledger.advance(chunk, columns)
                 self._device.launch(tick, captured, staging)
-                slots = [row.slot for row in some]
+                slots = columns.slots.tolist()
                 ticket.parts.append(Part(staging, which, slots, tuple(tick.output.shape), tick.most))
                 return
             for at in wrong:

@@ -5,7 +5,7 @@ Knows nothing of slots or what a tick computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,11 +50,16 @@ class Device:
             return None
         return capture(tick, self._pool, self._stream, rung)
 
+    def numbers(self, values: Sequence[int]) -> Tensor:
+        """int64 on the device, without waiting for what is under way there; inside `at_work` only."""
+        there = torch.tensor(values, dtype=torch.int64, pin_memory=self.cuda)
+        return there.to(self.device, non_blocking=True)
+
     def staging(self, words: int, answers: int) -> Staging:
         return Staging(
             torch.zeros(words, pin_memory=self.cuda),
             torch.zeros(answers, dtype=torch.int32, pin_memory=self.cuda),
-            torch.cuda.Event() if self.cuda else None,
+            torch.cuda.Event(blocking=True) if self.cuda else None,  # who waits leaves the processor to others
         )
 
     def launch(self, tick: Tick, captured: Captured | None, staging: Staging) -> None:
