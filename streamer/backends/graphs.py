@@ -60,7 +60,8 @@ def capture(program: Program, pool: Any, stream: Any, highest: str = "whole") ->
     pool: a handle of torch.cuda.graph_pool_handle, shared by what is never run at the same time; capture the largest
     first. stream: a side stream, on which it will run, too.
     """
-    stream.wait_stream(torch.cuda.current_stream())
+    before = torch.cuda.current_stream()
+    stream.wait_stream(before)
     with torch.cuda.stream(stream), torch.inference_mode():
         for _ in range(WARM_RUNS):
             program.head()
@@ -77,8 +78,11 @@ def capture(program: Program, pool: Any, stream: Any, highest: str = "whole") ->
             except (
                 Exception
             ) as error:  # torch, the driver and its bindings have a dozen types for "cannot capture this"
-                torch.cuda.synchronize()
                 reason = f"{type(error).__name__}: {error}"[:300]
+                # A capture that failed leaves torch on its stream, and its pool as one that is still being captured.
+                torch.cuda.set_stream(before)
+                torch.cuda.synchronize()
+                pool = torch.cuda.graph_pool_handle()
         reasons[rung] = reason
         log.warning("CUDA graphs: %s: %s", rung, reason)
     raise AssertionError("eager always works")

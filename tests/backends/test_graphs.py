@@ -124,6 +124,8 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda _stream: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
     monkeypatch.setattr(graphs, "_graph", lambda _pool, _stream, part: Recorded(part))
     monkeypatch.setattr(Counting, "stream", Stream(), raising=False)
 
@@ -143,7 +145,10 @@ def test_every_rung_runs_all_trips_that_have_work(rung: str, ran: str) -> None:
 def test_a_rung_that_fails_is_left_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> graphs.Made:
+    pools = []
+
+    def broken(_program: object, pool: object, _stream: object) -> graphs.Made:
+        pools.append(pool)
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setitem(graphs._MAKERS, "whole", broken)
@@ -153,6 +158,7 @@ def test_a_rung_that_fails_is_left_with_its_reason(
     assert list(captured.reasons) == ["whole", "unrolled"]
     assert all("not permitted" in reason for reason in captured.reasons.values())
     assert caplog.text.count("not permitted") == 2
+    assert pools[0] is not pools[1], "a pool whose capture failed cannot be captured into again"
 
 
 @pytest.mark.usefixtures("recording")
