@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from aiohttp import web
+
 from models.config import ModelConfig
 from models.tokenizer import Tokenizer
 from streamer import logs, sockets, tally
@@ -39,13 +41,16 @@ class Front(Daemon):
         remote.noted = self._noted
 
     async def numbers(self) -> bytes:
-        """Of all processes together, or of this one where the engine's does not answer in time."""
+        """Of all processes together."""
         question = next(self._questions)
         wanted: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._wanted[question] = wanted
         self._remote.note("numbers", question=question)
         try:
             return await asyncio.wait_for(wanted, NUMBERS_S)
+        except TimeoutError:
+            expected = f"the engine's process: got no numbers, expected them within {NUMBERS_S:g} s\n"
+            raise web.HTTPServiceUnavailable(text=expected) from None
         finally:
             del self._wanted[question]
 
