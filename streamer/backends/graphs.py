@@ -51,6 +51,7 @@ class Captured:
     rung: str
     launch: Callable[[], None]
     reasons: dict[str, str] = field(default_factory=dict)  # of each higher rung: why it is not this one
+    failed: set[str] = field(default_factory=set)  # those of them that were tried
     keep: list[Any] = field(default_factory=list)  # what the graphs point into
 
 
@@ -70,15 +71,17 @@ def capture(program: Program, pool: Any, stream: Any, highest: str = "whole") ->
             program.tail()
     stream.synchronize()
     reasons: dict[str, str] = {}
+    failed: set[str] = set()
     for rung in RUNGS[RUNGS.index(highest) :]:
         if (reason := why_not(rung, program)) is None:
             try:
                 launch, keep = _MAKERS[rung](program, pool, stream)
-                return Captured(rung, launch, reasons, keep)
+                return Captured(rung, launch, reasons, failed, keep)
             except (
                 Exception
             ) as error:  # torch, the driver and its bindings have a dozen types for "cannot capture this"
                 reason = f"{type(error).__name__}: {error}"[:300]
+                failed.add(rung)
                 # A capture that failed leaves torch on its stream, and its pool as one that is still being captured.
                 torch.cuda.set_stream(before)
                 torch.cuda.synchronize()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.tick import Tick
-from streamer.backends.graphs import Captured, capture
+from streamer.backends.graphs import RUNGS, Captured, capture
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +34,7 @@ class Device:
         self.cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self.cuda else None
         self._pool = torch.cuda.graph_pool_handle() if self.cuda else None
+        self._failed: set[str] = set()  # rungs that a capture has failed on: not tried again
 
     def __str__(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.cuda else "cpu"
@@ -48,7 +49,10 @@ class Device:
         """The tick as a graph; None where there are none."""
         if not self.cuda:
             return None
-        return capture(tick, self._pool, self._stream, rung)
+        higher = RUNGS[RUNGS.index(rung) :]
+        captured = capture(tick, self._pool, self._stream, next(name for name in higher if name not in self._failed))
+        self._failed |= captured.failed
+        return captured
 
     def numbers(self, values: Sequence[int]) -> Tensor:
         """int64 on the device, without waiting for what is under way there; inside `at_work` only."""
