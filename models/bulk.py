@@ -7,9 +7,10 @@ model hears whole recordings, as long as memory lasts. Knows nothing of files, t
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ Context = tuple[int, int]
 FRAMES = {"cuda": 30_000, "cpu": 750}  # of a batch, 40 minutes and one: more gains nothing and takes memory
 INDEX = 1 << 31  # elements of a tensor that every convolution can count
 SHARE = 0.4  # of the free memory that a batch may take
+UNKNOWN_BYTES = 4 << 30  # where the system does not say
 SCORES = 12  # numbers in memory for one score of attention, with all that is made of it on the way
 LEAD = 2  # mel frames computed before a piece's own, and thrown away: their windows reach before its samples
 LEAST_MEL = 7  # the first encoder frame's mel frames before the audio
@@ -73,7 +75,7 @@ class Bulk:
         """The longest recording that memory has room for, None where there is no such."""
         if self.budget.squares is None:
             return None
-        return int(min(self.budget.frames, self.budget.squares**0.5)) * HOP * SUBSAMPLING
+        return math.isqrt(self.budget.squares) * HOP * SUBSAMPLING
 
     def hear_all(self, recordings: Sequence[Pcm]) -> list[Spoken]:
         """What recordings in memory say, in their order. What a benchmark calls."""
@@ -200,10 +202,12 @@ def measured(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> B
     """What a batch may take of the memory that is free now."""
     free, width = SHARE * _free_bytes(device), torch.finfo(dtype).bits // 8
     frame_bytes = 4 * width * _first_elements(config) + SUBSAMPLING * HOP * 4 * 32  # with copies; spectra in float32
-    frames = min(FRAMES[device.type], int(free / frame_bytes), most_frames(config))
+    most = min(int(free / frame_bytes), most_frames(config))
+    frames = min(FRAMES[device.type], most)
     if config.streaming:
         return Budget(max(frames, PIECE))
-    return Budget(max(frames, 1), max(int(free / (SCORES * width * config.heads)), 1))
+    squares = min(int(free / (SCORES * width * config.heads)), most**2)
+    return Budget(max(frames, 1), max(squares, 1))
 
 
 def most_frames(config: ModelConfig) -> int:
@@ -219,9 +223,11 @@ def _first_elements(config: ModelConfig) -> int:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 4 << 30  # where the system does not say
+    try:
+        text = Path("/proc/meminfo").read_text("ascii")
+        return int(text.partition("MemAvailable:")[2].split()[0]) << 10  # what caches would give back counts as free
+    except (OSError, ValueError, LookupError):
+        return UNKNOWN_BYTES
 
 
 def _front_end(model: Model) -> LogMel:

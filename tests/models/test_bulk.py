@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from models.batching import Batch, Budget, InMemory, Staging
-from models.bulk import Bulk, Spoken
+from models import bulk as bulk_module
+from models.batching import PIECE, Batch, Budget, InMemory, Staging
+from models.bulk import Bulk, Spoken, measured, most_frames
 from models.transcribe import Heard, offline
 from tests.models import golden
 from tests.models.golden import MODELS
@@ -158,8 +159,25 @@ def test_encoding_needs_nothing_that_lies_elsewhere(monkeypatch: pytest.MonkeyPa
     assert {(frames.device, frames.dtype) for frames in pieces} == {(meta, torch.bfloat16)}
 
 
+def test_a_batch_is_what_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, free = torch.device("cpu"), 10**9
+    assert 1 << 20 < bulk_module._free_bytes(cpu) < 1 << 50
+    monkeypatch.setattr(bulk_module, "_free_bytes", lambda _device: free)
+    streaming, full = tiny_model().config, tiny_model(**FULL_CONTEXT).config
+    budget = measured(full, cpu, torch.float32)
+    assert measured(streaming, cpu, torch.float32) == Budget(750)
+    assert budget == Budget(750, int(0.4 * 10**9) // (12 * 4 * full.heads))
+    assert (measured(full, cpu, torch.bfloat16).squares or 0) > (budget.squares or 0)
+    free = 10**7
+    assert measured(streaming, cpu, torch.float32).frames == PIECE  # pieces of fewer would be a waste
+    assert measured(full, cpu, torch.float32).frames < 100
+    assert most_frames(streaming) * 4 * streaming.sub_channels * streaming.sub_widths[0] < 1 << 31
+
+
 def test_a_full_context_model_says_how_long_a_recording_may_be() -> None:
     bulk = Bulk(tiny_model(contexts=((-1, -1),), style="regular"))
     bulk.budget = Budget(1000, 100 * 100)
+    assert bulk.most_samples() == 100 * 1280
+    bulk.budget = Budget(10, 100 * 100)  # frames of a batch bound no recording alone
     assert bulk.most_samples() == 100 * 1280
     assert bulk_of("hybrid_bpe", (14, 13)).most_samples() is None

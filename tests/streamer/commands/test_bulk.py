@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,22 @@ def test_a_price_is_a_number_from_nought(capsys: pytest.CaptureFixture[str], pri
     with pytest.raises(SystemExit):
         main(["transcribe", "--device", "cpu", "--price", price, "a.wav"])
     assert f"--price: got '{price}', expected a price from 0, like 3.50" in capsys.readouterr().err
+
+
+class Dying(Executor):
+    """Processes of which one has died."""
+
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        gone: Future[Any] = Future()
+        gone.set_exception(BrokenExecutor("a process was terminated abruptly"))
+        return gone
+
+
+def test_a_reader_that_dies_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(hands, "open_hands", lambda _count: Dying())
+    model = ("--threads", "1", "--model", str(golden.checkpoint("ctc_bpe")))
+    code, err = failing(capsys, "transcribe", "--device", "cpu", *model, CLIPS[0])
+    assert (code, err) == (1, "streamer: a process that reads recordings died (out of memory? try fewer --readers)")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
