@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import models.kernels
-from models.kernels import why_not
+from models.kernels import trial, why_not
+from models.kernels.dialect import interpreting
 
 ROOT = Path(__file__).resolve().parents[3]
 MOST_SHARED = 227 * 1024  # bytes that one block can have on sm_90
@@ -55,4 +56,27 @@ def test_what_keeps_kernels_from_running_is_said(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (7, 5))
     assert why_not(torch.device("cuda")) == "kernels: compute capability 7.5, expected 8.0 or newer"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
-    assert why_not(torch.device("cuda")) is None
+    monkeypatch.setattr(models.kernels, "failure", lambda device: f"{device}: no C compiler")
+    assert why_not(torch.device("cuda")) == "cuda: no C compiler"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_first_kernel_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __getitem__(self, _grid: tuple[int, ...]) -> Broken:
+            return self
+
+        def __call__(self, *_tensors: torch.Tensor, **_constants: int) -> None:
+            raise RuntimeError("Failed to find C compiler.\n  Please specify via CC")
+
+    monkeypatch.setattr(trial, "trial_kernel", Broken())
+    said = trial.failure.__wrapped__(torch.device("cpu"))
+    assert said == "kernels: a first one failed with RuntimeError: Failed to find C compiler. Please specify via CC"
+
+
+@pytest.mark.skipif(not interpreting(), reason="TRITON_INTERPRET is not set")
+def test_a_first_kernel_is_run_and_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="the package triton is not installed")
+    assert trial.failure.__wrapped__(torch.device("cpu")) is None
+    monkeypatch.setattr(trial, "trial_kernel", {(1,): lambda *_tensors, **_constants: None})
+    assert str(trial.failure.__wrapped__(torch.device("cpu"))).startswith("kernels: a first one wrote [0, 0")

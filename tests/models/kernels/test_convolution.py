@@ -16,7 +16,14 @@ SLOTS = [4, 0, SPARE, 2, SPARE, 1]
 REAL = [0, 1, 3, 5]
 LIVE = [99, 0, 0, 2, 0, 99]  # frames of audio; the second row is idle, the third and fifth are nobody's
 BLOCKS = [("layer_norm", 16, 5), ("batch_norm", 20, 3), ("layer_norm", 30, 9), ("layer_norm", 12, 1)]
-CASES = [(*BLOCKS[0], 2), (*BLOCKS[1], 1), (*BLOCKS[2], 1), (*BLOCKS[2], 10), (*BLOCKS[3], 2)]
+CASES = [
+    (*BLOCKS[0], 2),
+    (*BLOCKS[1], 1),
+    (*BLOCKS[2], 1),
+    (*BLOCKS[2], 10),
+    (*BLOCKS[3], 2),
+    ("layer_norm", 1024, 9, 2),
+]
 
 
 def block(norm: str, dim: int, kernel: int) -> Convolution:

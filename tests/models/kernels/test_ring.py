@@ -28,7 +28,15 @@ def rows_of(frames: list[int], counts: list[int], left: int) -> RingRows:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
     ("heads", "dim", "chunk", "left", "ring"),
-    [(2, 8, 1, 8, 12), (3, 20, 4, 8, 12), (1, 24, 3, 0, 5), (2, 16, 1, 150, 151), (2, 32, 7, 21, 35)],
+    [
+        (2, 8, 1, 8, 12),
+        (3, 20, 4, 8, 12),
+        (1, 24, 3, 0, 5),
+        (2, 16, 1, 150, 151),
+        (2, 32, 7, 21, 35),
+        (1, 128, 14, 56, 70),
+        (1, 128, 1, 56, 70),
+    ],
 )
 def test_the_kernel_is_its_twin(heads: int, dim: int, chunk: int, left: int, ring: int, dtype: torch.dtype) -> None:
     longest = ring - left

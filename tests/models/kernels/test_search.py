@@ -12,6 +12,7 @@ from models.kernels import search
 from models.label_loop import LabelLoop, Memory, Networks, start_memory
 from tests.models.kernels.device import DEVICE, captured
 from tests.models.test_label_loop import KINDS, lively
+from tests.models.tiny import tiny_config
 
 SLOTS = [3, 0, 6, 1]  # and two rows on slot 7, which nobody has
 RESULTS = ("position", "repeats", "last_at", "said")
@@ -120,3 +121,46 @@ def test_a_graph_of_more_trips_than_needed_says_what_the_twin_says_in_any_order_
     assert not got.working.item()
     assert int(want.said.sum()) >= 5
     assert_same(got, want)
+
+
+def larger_networks(dtype: torch.dtype) -> Networks:
+    """Random ones that take several of the large models' tiles, with durations, and say something now and then."""
+    generator = torch.Generator().manual_seed(11)
+    words, hidden = 75, 144
+
+    def made(*sizes: int) -> Tensor:
+        return torch.randn(sizes, generator=generator).mul(sizes[-1] ** -0.5).to(DEVICE, dtype)
+
+    def bias(size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(DEVICE)
+
+    of_output = bias(words + 3)
+    of_output[words - 1] += 2.0  # silence more often than not
+    return Networks(
+        made(words, 4 * hidden) * 20,
+        ((made(4 * hidden, hidden), bias(4 * hidden)),),
+        (made(4 * hidden, hidden), made(4 * hidden, hidden)),
+        (made(hidden, hidden), bias(hidden)),
+        (made(words + 3, hidden), of_output),
+        "relu",
+        words - 1,
+        2,
+        (0, 1, 2),
+    )
+
+
+@torch.inference_mode()
+def test_the_tiles_of_large_models_give_what_the_twin_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    networks = larger_networks(HALF)
+    loops = []
+    for kind in (LabelLoop, search.KernelLoop):
+        memory = Memory.zeros(tiny_config(predictor_hidden=144, joint_hidden=144, predictor_layers=2), 4, DEVICE)
+        loop = kind(networks, memory, (3, 4))
+        loop.scores.copy_(torch.randn(3, 4, 144, generator=torch.Generator().manual_seed(2)) * 2)
+        loop.slots.copy_(torch.tensor([2, 0, 1]))
+        loop.counts.copy_(torch.tensor([4, 2, 3]))
+        loop.run()
+        loops.append(loop)
+    assert int(loops[0].said.sum()) >= 4
+    assert_same(loops[1], loops[0])
