@@ -90,7 +90,6 @@ class Bulk:
     @torch.inference_mode()
     def hear(self, batch: Batch) -> list[Spoken]:
         """What each row says."""
-        batch.wait()
         decoding, first = self._decoding.batch(len(batch.samples)), 0
         for frames, counts in self.encoded(batch):
             prompt = torch.full((len(frames),), self._prompt, device=self.device)
@@ -103,6 +102,7 @@ class Bulk:
 
         Rows that have ended are not in later pieces; frames at or past a row's end are meaningless.
         """
+        batch.wait()
         counts = [self.frames(samples) for samples in batch.samples]
         if not counts or not counts[0]:
             return
