@@ -26,6 +26,8 @@ RATE = 16_000  # hertz, what models hear
 CHANGES = 8  # of a decoded stream's rate or channels, and one more for each second
 RATES = (8000, 192_000)  # hertz, of what a decoder gives
 WIDTHS = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}  # bytes a sample
+FLOATS = ("pcm_f32le",)  # those that can hold what is no audio
+SIXTEEN_BIT, SIXTEEN_BIT_STEP = np.dtype("<i2"), np.float32(1 / 32768)
 LOUDEST = 16.0  # floats beyond it are not audio in -1..1 but, say, 16-bit numbers sent as floats
 Marks = dict[str, tuple[tuple[int, bytes], ...]]  # name -> (offset, bytes) that begin it
 MAGIC: Marks = {  # containers; never a stream of samples
@@ -122,7 +124,8 @@ class WireAudio:
         whole = len(data) // self._block_bytes * self._block_bytes
         self._held = data[whole:]
         samples = decode(data[:whole], self._encoding)
-        if (wrong := first_wrong(samples)) is None:
+        wrong = first_wrong(samples) if self._encoding in FLOATS else None
+        if wrong is None:
             return self._resampled(samples)
         self._held = b""
         before = self._resampled(samples[: wrong // self._channels * self._channels])
@@ -203,7 +206,9 @@ def decode(data: bytes, encoding: str) -> Samples:
     """Bytes of one encoding to float32; 16-bit values are divided by 32768, as NeMo's readers do."""
     match encoding:
         case "pcm_s16le":
-            return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+            samples = np.frombuffer(data, SIXTEEN_BIT).astype(np.float32)
+            samples *= SIXTEEN_BIT_STEP  # a power of two: bit for bit what dividing gives
+            return samples
         case "pcm_f32le":
             return np.frombuffer(data, "<f4").astype(np.float32)
         case "mulaw":
