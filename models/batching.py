@@ -131,8 +131,8 @@ class Staging:
         if (gone := self._gone[self._next]) is not None:
             gone.synchronize()
         needed = shape[0] * shape[1]
-        if self._buffers[self._next].numel() < needed:
-            self._buffers[self._next] = torch.empty(needed, pin_memory=True)
+        if self._buffers[self._next].numel() < needed:  # pinning is slow: with room to spare it is done rarely
+            self._buffers[self._next] = torch.empty(1 << (needed - 1).bit_length(), pin_memory=True)
         return self._buffers[self._next][:needed].view(shape)
 
 

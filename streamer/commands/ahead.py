@@ -26,6 +26,7 @@ T = TypeVar("T")
 GROUP_S = 120.0  # of audio that one call reads: calls cost, and what is read waits for all of its group
 GROUP_FILES = 32  # where they are short ...
 UNKNOWN_S = 15.0  # ... and how long one is taken for that does not say
+MOST_BYTES = 2 << 30  # of samples that wait for their turn, nine hours: above it no group more is read
 SHARED = Path("/dev/shm")  # memory with a name, on Linux
 SHARED_BYTES = 8 << 30  # that must be free there, or the files go where all such files go: containers often have 64 MB
 
@@ -87,14 +88,13 @@ class Shelf:
 
     def stored(self, wanted: Sequence[Wanted], fail: Callable[[Wanted, str], None]) -> Iterator[Stored]:
         """The recordings in their order; what cannot be read is told to `fail` and left out."""
-        waiting: deque[tuple[Sequence[Wanted], Path, Future[list[Read]]]] = deque()
-        groups = grouped(wanted)
+        waiting: deque[_Group] = deque()
         try:
-            for number, group in enumerate(groups):
+            for number, group in enumerate(grouped(wanted)):
+                while waiting and (len(waiting) >= self.groups or sum(map(_bytes, waiting)) >= MOST_BYTES):
+                    yield from self._taken(*waiting.popleft(), fail)
                 path = self.folder / f"{number}.f32"
                 waiting.append((group, path, self.hands.submit(read, self.root, group, path)))
-                if len(waiting) >= self.groups:
-                    yield from self._taken(*waiting.popleft(), fail)
             while waiting:
                 yield from self._taken(*waiting.popleft(), fail)
         finally:
@@ -119,6 +119,17 @@ class Shelf:
             offset += each.samples
         if not good:
             file.release()
+
+
+_Group = tuple[Sequence[Wanted], Path, "Future[list[Read]]"]
+
+
+def _bytes(group: _Group) -> int:
+    """Of the samples of a group so far; it may not have begun."""
+    try:
+        return group[1].stat().st_size
+    except OSError:
+        return 0
 
 
 def grouped(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:

@@ -84,7 +84,7 @@ def test_a_part_is_what_its_manifest_says(hands: Executor, tmp_path: Path) -> No
 
 
 class Counting(Executor):
-    """Runs what it is given when its result is asked for, and counts what was never asked for."""
+    """Runs what it is given at once, and counts the results that nobody has asked for yet."""
 
     def __init__(self) -> None:
         self.open, self.most = 0, 0
@@ -92,14 +92,14 @@ class Counting(Executor):
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         self.open += 1
         self.most = max(self.most, self.open)
-        outer = self
+        outer, done = self, function(*args, **kwargs)
 
-        class Late(Future[Any]):
+        class Asked(Future[Any]):
             def result(self, timeout: float | None = None) -> Any:  # noqa: ARG002
                 outer.open -= 1
-                return function(*args, **kwargs)
+                return done
 
-        return Late()
+        return Asked()
 
 
 def test_so_many_groups_are_read_ahead_and_no_more(tmp_path: Path) -> None:
@@ -110,6 +110,17 @@ def test_so_many_groups_are_read_ahead_and_no_more(tmp_path: Path) -> None:
         for stored in shelf.stored(asked(*["a.wav"] * 50, duration_s=GROUP_S), pytest.fail):
             stored.drop()
     assert counting.most == 3
+
+
+def test_no_group_more_is_read_while_too_many_samples_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.commands.ahead.MOST_BYTES", 2 * 4 * 1000)
+    record(tmp_path, "a.wav", 1000)
+    counting = Counting()
+    with scratch() as folder:
+        shelf = Shelf(counting, folder, tmp_path, groups=9)
+        stored = list(shelf.stored(asked(*["a.wav"] * 20, duration_s=GROUP_S), pytest.fail))
+        assert [each.samples for each in stored] == [1000] * 20
+    assert counting.most == 2
 
 
 def test_a_full_disk_is_a_sentence(hands: Executor, tmp_path: Path) -> None:
