@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -163,4 +164,19 @@ def test_the_tiles_of_large_models_give_what_the_twin_gives(monkeypatch: pytest.
         loop.run()
         loops.append(loop)
     assert int(loops[0].said.sum()) >= 4
+    assert_same(loops[1], loops[0])
+
+
+@pytest.mark.parametrize("kind", ["rnnt", "tdt"])
+@torch.inference_mode()
+def test_tokens_that_are_further_apart_than_the_selections_tile_are_found(kind: str) -> None:
+    model = lively(**KINDS[kind])
+    model.joint.joint_net[-1].bias[model.config.blank] += 8.5  # hardly says anything
+    networks = replace(Networks.of(model, WHOLE, DEVICE), max_symbols=1)
+    loops = []
+    for made in (LabelLoop, search.KernelLoop):
+        loops.append(loop_of(made, networks, memory_of(model, networks), windows(model, [1, 30])[1]))
+        loops[-1].run()
+    places = [loops[0].at[row, :said].tolist() for row, said in enumerate(loops[0].said.tolist())]
+    assert max(b - a for row in places for a, b in pairwise([99, *row])) > 16
     assert_same(loops[1], loops[0])
