@@ -20,6 +20,7 @@ T = TypeVar("T")
 PADDING = 0.05  # of a batch's frames that may belong to no recording ...
 SMALL = 8  # ... where the batch is more than this part of what fits: below it a fuller batch is worth more
 PIECE = 512  # frames: recordings longer than that may be heard in pieces, so more of them fit
+WHOLE = 16  # times the frames of a batch, at most, whose samples lie on the device while they are heard in pieces
 BUFFERS = 2  # one is filled while the other one is on its way to the device
 AHEAD = 2  # batches on their way while one is heard
 
@@ -55,7 +56,7 @@ class Budget:
         """Whether so many rows of this length fit; without `squares` long ones come in pieces."""
         if self.squares is not None:
             return rows * longest <= self.frames and rows * longest**2 <= self.squares
-        return rows * min(longest, PIECE) <= self.frames
+        return rows * min(longest, PIECE) <= self.frames and rows * longest <= WHOLE * self.frames
 
 
 def batches(lengths: Sequence[int], budget: Budget) -> list[list[int]]:

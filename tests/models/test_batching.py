@@ -43,7 +43,8 @@ def test_a_batch_fits_or_is_one_recording(lengths: list[int]) -> None:
 
 
 def test_long_recordings_share_a_batch_where_they_come_in_pieces() -> None:
-    assert batches([45_000] * 6, FREE) == [[0, 1, 2, 3, 4, 5]]
+    assert batches([45_000] * 6, Budget(30_000)) == [[0, 1, 2, 3, 4, 5]]
+    assert [len(batch) for batch in batches([45_000] * 20, Budget(30_000))] == [10, 10]  # their samples lie there whole
     assert [len(batch) for batch in batches([2000] * 6, Budget(4000, 10_000_000))] == [2, 2, 2]
 
 
