@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,3 +83,52 @@ def test_what_goes_wrong_while_items_are_made_comes_out_where_they_are_used() ->
     assert next(coming) == 1
     with pytest.raises(OSError, match="broken"):
         next(coming)
+
+
+class Gpu:
+    """A stream that writes down what is asked of it; its copies are made when somebody waits for them."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log, self._copies = log, 0
+
+    def record_event(self) -> SimpleNamespace:
+        number, self._copies = self._copies, self._copies + 1
+        self._log.append(f"copy {number}")
+        return SimpleNamespace(synchronize=lambda: self._log.append(f"wait {number}"))
+
+
+class Logged(InMemory):
+    """A recording that writes down when it is put into a batch."""
+
+    def __init__(self, number: int, samples: int, log: list[str]) -> None:
+        super().__init__(np.full(samples, number, np.float32))
+        self._number, self._log = number, log
+
+    def copy_to(self, out: np.ndarray) -> None:
+        self._log.append(f"fill {self._number}")
+        super().copy_to(out)
+
+
+def test_a_buffer_is_filled_again_only_when_its_copy_has_been_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    made = torch.empty
+
+    def empty(size: int, pin_memory: bool) -> torch.Tensor:
+        assert pin_memory
+        log.append(f"pin {size}")
+        return made(size)
+
+    staging = Staging(torch.device("cpu"))
+    staging._copies = Gpu(log)
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
+    for number, samples in enumerate((100, 90, 120, 200)):
+        batch = staging.load([Logged(number, samples, log)], tail=3)
+        assert batch.pcm.tolist() == [[number] * samples + [0, 0, 0]]
+        assert batch.arrived is not None
+    assert log == [
+        *("pin 128", "fill 0", "copy 0"),
+        *("pin 128", "fill 1", "copy 1"),
+        *("wait 0", "fill 2", "copy 2"),
+        *("wait 1", "pin 256", "fill 3", "copy 3"),
+    ]
