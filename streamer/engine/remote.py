@@ -1,7 +1,7 @@
 """The engine of another process, for a front: the Engine's methods over a socket. Knows no clients and no words.
 
-What is asked within WINDOW_S goes out as one frame; what was heard comes in as it was sent, once a step. All of it runs on the front's
-event loop. When the other process ends, so do all streams, with the usual error.
+What is asked within WINDOW_S goes out as one frame; what was heard comes in as it was sent, once a step. All of it runs
+on the front's event loop. When the other process ends, so do all streams, with the usual error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from streamer.engine.wire import (
 
 log = logging.getLogger(__name__)
 
-WINDOW_S = 0.004  # what is asked within this goes out together: a frame of a few asks costs the engine twice as much an ask
+WINDOW_S = 0.004  # what is asked within this goes out together: an ask in a small frame costs the engine twice as much
 MOST_WAITING_BYTES = 1 << 18  # or as soon as it is so much
 GONE = "the engine's process has ended"
 
