@@ -96,7 +96,7 @@ class KernelLoop(LabelLoop):
         code.begin_kernel[(1,)](
             self.slots, memory.jump, self.counts, self.position, self.repeats, self.last_at, self.said,
             self._work, self._state, self.working, self.rows, self.frames,
-            BLOCK=min(1024, up(self.rows, 16)),
+            BLOCK=min(1024, up(self.rows, 16)), num_warps=8,
         )  # fmt: skip
 
     def trip(self) -> None:

@@ -210,8 +210,10 @@ def subsample(mel: Tensor, tails: SubsamplingTails, rows: SubsamplingRows, parts
     assert tails.mel.is_contiguous(), "mel's tail: expected a contiguous tensor"
     batch, height, _ = mel.shape
     channels, _, width = tails.sub1.shape[1:]
-    out = torch.empty(batch, height // 8, len(parts.out[1]), dtype=tails.mel.dtype, device=mel.device)
     group = max(1, MOST_VALUES // (height // 2 * width * channels))
+    if batch <= group:
+        return _group(mel, tails, rows, parts)
+    out = torch.empty(batch, height // 8, len(parts.out[1]), dtype=tails.mel.dtype, device=mel.device)
     for start in range(0, batch, group):
         some = slice(start, start + group)
         few = SubsamplingRows(rows.slots[some], rows.frames[some], rows.length[some])

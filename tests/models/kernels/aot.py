@@ -1,6 +1,7 @@
 """Compiles every kernel for sm_90 with the 0.6 B model's constants, as a command of its own. Needs no GPU.
 
-Prints JSON: for each kernel its registers a thread, bytes of spills, bytes of shared memory, or what the compiler said.
+Prints JSON: for each kernel its registers a thread, bytes of spills, of shared memory and of scratch that a launch has
+to allocate, or what the compiler said.
 Its own process, as kernels are decorated to be interpreted or compiled when their module is imported.
 """
 
@@ -33,7 +34,9 @@ def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> d
     # What the launcher would see on a real tensor: addresses on 16 bytes.
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n].startswith("*")}
     binary = triton.compile(ASTSource(kernel, signature, values, aligned), target=HOPPER, options=options)
-    return {"shared": binary.metadata.shared, **resources(binary.asm["cubin"])}
+    made = binary.metadata
+    scratch = made.global_scratch_size + made.profile_scratch_size
+    return {"shared": made.shared, "scratch": scratch, **resources(binary.asm["cubin"])}
 
 
 def resources(cubin: bytes) -> dict[str, int]:

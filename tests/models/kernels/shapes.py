@@ -31,8 +31,8 @@ def cases(build: Compile) -> Cases:
 
 def search_cases(build: Compile) -> Cases:
     small = typed(i64="slots", i32="jump counts position repeats last_at said work state working", int="rows frames")
-    yield "search.begin", lambda: build(search_code.begin_kernel, small, {"BLOCK": 1024})
-    one = {"BLOCK": 16, "rows": 1, "frames": 1}
+    yield "search.begin", lambda: build(search_code.begin_kernel, small, {"BLOCK": 1024, "num_warps": 8})
+    one = {"BLOCK": 16, "num_warps": 8, "rows": 1, "frames": 1}
     yield "search.begin of one", lambda: build(search_code.begin_kernel, small, one)
     yield "search.end", lambda: build(search_code.end_kernel, small, {"BLOCK": search.ROWS})
     select = typed(
