@@ -51,9 +51,12 @@ def run(args: argparse.Namespace) -> int:
         return OK
     if unknown := [name for name in args.part if name not in NAMES]:
         raise CommandError(f"--part {unknown[0]}: expected one of {', '.join(NAMES)}")
-    plan = runner.Plan(args.device, machine(args.device), args.out, args.size, args.limit or LIMIT_S, args.price)
+    limit_s = args.limit or LIMIT_S
     if args.inside:
-        return runner.inside(args.inside, plan, args.answer)
+        return runner.inside(
+            args.inside, runner.Plan(args.device, "", args.out, args.size, limit_s, args.price), args.answer
+        )
+    plan = runner.Plan(args.device, machine(args.device), args.out, args.size, limit_s, args.price)
     chosen = [part for part in PARTS if part.name in args.part or not args.part]
     bad = runner.run_all(chosen, plan, say, again=bool(args.part))
     print(report.save(Records(args.out / "gpu.json"), args.out))
@@ -62,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
 
 def machine(device: str) -> str:
     """The name of what the check runs on; a sentence where it cannot."""
-    import torch
-
     if device == "cpu":
         return "cpu"
+    import torch
+
     if not torch.cuda.is_available():
         raise CommandError(
             f"gpu-check: torch {torch.__version__} finds no GPU, expected one and its driver; nothing was run"

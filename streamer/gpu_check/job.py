@@ -81,13 +81,13 @@ GOLDEN = (
 )  # fmt: skip
 FULL = Size(
     name="full", models={"114m": M114, "0.6b": B06}, batches=tuple(1 << k for k in range(13)),
-    profiled=(1, 64, 1024), ticks=30, copy_bytes=8 << 30, matrix=8192, slots=20_480, golden=GOLDEN, recordings=1000,
+    profiled=(1, 64, 1024), ticks=30, copy_bytes=2 << 30, matrix=8192, slots=20_480, golden=GOLDEN, recordings=1000,
     search_s=20.0, confirm_s=120.0, utterance_s=(10.0, 40.0), first_streams=1000, generators=5, fronts=8,
     bulk_hours=30.0,
 )  # fmt: skip
 SMALL = Size(
     name="small", models={"114m": TOY, "0.6b": TOY}, batches=(1, 2), profiled=(1, 2), ticks=2, copy_bytes=1 << 16,
-    matrix=32, slots=8, golden=("hybrid_bpe",), recordings=1, search_s=1.0, confirm_s=1.0, utterance_s=(0.8, 1.6),
+    matrix=32, slots=4, golden=("hybrid_bpe",), recordings=1, search_s=1.0, confirm_s=1.0, utterance_s=(0.8, 1.6),
     first_streams=1, generators=1, fronts=1, bulk_hours=0.001,
 )  # fmt: skip
 SIZES = {size.name: size for size in (FULL, SMALL)}

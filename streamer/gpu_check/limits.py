@@ -27,7 +27,7 @@ class Work:
 
 
 def layer_weights(config: ModelConfig) -> int:
-    """Numbers in the products of a layer; positions are constants, and biases and norms are next to nothing."""
+    """Numbers in the products of a layer; its positions are constants."""
     d = config.d_model
     return 2 * 2 * d * config.d_ff + 4 * d * d + 3 * d * d + config.conv_kernel * d
 
@@ -37,8 +37,14 @@ def subsampling_weights(config: ModelConfig) -> int:
     return 9 * channels + 2 * (9 * channels + channels * channels) + channels * width * config.d_model
 
 
+def layer_vectors(config: ModelConfig) -> int:
+    """Its norms and biases: six norms; both feed-forwards, attention with two for positions, convolution."""
+    d = config.d_model
+    return 12 * d + 2 * (config.d_ff + d) + 6 * d + 4 * d
+
+
 def encoder_weights(config: ModelConfig) -> int:
-    return config.layers * layer_weights(config) + subsampling_weights(config)
+    return config.layers * (layer_weights(config) + layer_vectors(config)) + subsampling_weights(config)
 
 
 def frame_flops(config: ModelConfig, chunk: int) -> float:

@@ -21,7 +21,7 @@ from models.store import save
 from models.tokenizer import Tokenizer
 from models.transducer import Model
 from streamer.gpu_check.job import NO_TIME, Job
-from streamer.gpu_check.random_models import last_layer, make, narrowed, place, speaker
+from streamer.gpu_check.random_models import narrowed, place, speaker
 from streamer.gpu_check.sounds import Pcm, cut, recordings, speech
 
 LENGTHS_S = (4.0, 28.0)  # of recordings, as corpora have them
@@ -57,11 +57,7 @@ def heap(audio: Pcm, seconds: float) -> list[Pcm]:
 
 def talkative(job: Job, config: ModelConfig) -> Model:
     """Random weights, with the blank's bias that makes them speak."""
-    model = make(config)
-    spoken = speaker(job, config, min(32, job.size.slots), (32,), "eager" if not job.cuda else "whole")
-    bias, blank = spoken.bias, config.blank
-    last_layer(model).bias[blank] = bias
-    return model
+    return speaker(job, config, min(32, job.size.slots), (32,)).model
 
 
 def _memory(job: Job, config: ModelConfig, pile: list[Pcm]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ HEARD_S = 4.0  # by each of the streams that the bias is found with
 HEARERS = 32
 HALVINGS = 9
 _BIASES = (-4.0, 40.0)  # between always and never
-_RESERVE = 0.12  # of the memory, and as many bytes as these for graphs, activations and staging
+_RESERVE = 0.06  # of the memory, and as many bytes as these for graphs, activations and staging
 _RESERVE_BYTES = 8 << 30
 SPARES = 16 / 15  # the engine keeps one slot in sixteen for copies of streams
 

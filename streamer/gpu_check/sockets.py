@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -39,8 +41,10 @@ def run(job: Job, latency_ms: int) -> None:
         job.note(model=MODEL, latency_ms=latency_ms, tokens_a_second=spoken.tokens_a_second, tail_ms=TAIL_MS, tries=[])
         save(spoken.model, spoken.tokenizer, folder / "model", torch.float32)
         del spoken
+        gc.collect()
         if job.cuda:
             torch.cuda.empty_cache()
+        files()
         slots = fitting(job, config, job.size.slots)
         audio = folder / "speech.npy"
         np.save(audio, (speech(job.size.recordings).clip(-1, 1) * LOUDEST).astype(np.int16))
@@ -50,6 +54,12 @@ def run(job: Job, latency_ms: int) -> None:
             job.note(slots=slots, fronts=job.size.fronts, generators=job.size.generators)
             top = max(1, int(slots / SPARES * SPARE_SEATS))
             job.note(confirmed=confirm(job, search(job, runner, (chunk, top)), runner, chunk))
+
+
+def files() -> None:
+    """As many open files as the system lets us have: each stream is one, here and in the daemon's processes."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def options(job: Job, model: Path, slots: int) -> list[str]:

@@ -53,10 +53,13 @@ def run(job: Job, model: str, latency_ms: int) -> None:
 def measured(marks: Marks, job: Job) -> dict[str, float]:
     """Bytes and operations a second that this device reaches, now."""
     device, dtype = place(job)
-    return {
+    reached = {
         "bytes_s": bandwidth(marks, device, job.size.copy_bytes),
         "flops_s": matrix_flops(marks, device, job.size.matrix, dtype),
     }
+    if job.cuda:
+        torch.cuda.empty_cache()  # what streams find free is counted after this
+    return reached
 
 
 def _step(job: Job, spoken: Speaker, shape: tuple[int, int], limit: tuple[dict[str, float], torch.dtype]) -> Any:

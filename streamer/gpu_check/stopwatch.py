@@ -41,9 +41,6 @@ class Marks:
         if self.cuda:
             torch.cuda.synchronize(self._device)
 
-    def free_bytes(self) -> int:
-        return torch.cuda.mem_get_info(self._device)[0] if self.cuda else 1 << 30
-
     def used_bytes(self) -> int:
         return torch.cuda.memory_allocated(self._device) if self.cuda else 0
 
@@ -112,10 +109,17 @@ def profiled(marks: Marks, work: Callable[[], object], times: int) -> dict[str, 
     }
 
 
-def nodes(device: torch.device, work: Callable[[], None]) -> dict[str, int] | None:
+def nodes(device: torch.device, work: Callable[[], None]) -> dict[str, Any] | None:
     """Nodes of the graph that `work` becomes, by kind; None on a CPU. The current stream has to be a side stream."""
     if device.type != "cuda":
         return None
+    try:
+        return _nodes(device, work)
+    except Exception as error:  # torch, the driver and its bindings: a count is not worth a part
+        return {"error": f"{type(error).__name__}: {error}"[:300]}
+
+
+def _nodes(device: torch.device, work: Callable[[], None]) -> dict[str, int]:
     from cuda.bindings import runtime
 
     graph = torch.cuda.CUDAGraph(keep_graph=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,12 @@ from streamer.gpu_check.search import Search, complaints
 from streamer.gpu_check.seats import Load, Seat, Wheel
 from streamer.gpu_check.sounds import Pcm, cut, speech
 
-RAMP_S = 2.0  # in which the streams begin
+RAMP_S, BEGIN_A_SECOND = 2.0, 1500  # in which the streams begin, or longer, so that not more do at once
+LONG, LONG_FIRST = 7, 4  # from chunks of so many frames on a search begins with so many times the streams
 REST_S = 0.001  # the generator looks this often
 SPARE_SEATS = 0.95  # of the slots: streams that have ended hold theirs until they have heard all
 STEP_BACK = 0.94  # where a limit that a search found does not last
+SILENCE = np.zeros(TAIL_MS * SAMPLE_RATE // 1000, np.float32)  # heard at the end, as the daemon does
 AFTER_S = 5.0  # that a run takes beyond its time
 
 
@@ -49,10 +53,13 @@ def run(job: Job, model: str, latency_ms: int) -> None:
 def search(job: Job, runner: Any, what: tuple[int, int]) -> int:
     """The most streams of `chunk` frames that pass a short run, up to `top`; runner.run(load) makes one."""
     chunk, top = what
-    tried = Search(min(job.size.first_streams, top), top)
+    first = job.size.first_streams * (LONG_FIRST if chunk >= LONG else 1)
+    tried = Search(min(first, top), top)
     tries: list[dict[str, Any]] = []
-    ramp_s = ramp(job)
-    while (streams := tried.next()) is not None and job.has(ramp_s + job.size.search_s + AFTER_S):
+    while (streams := tried.next()) is not None:
+        ramp_s = ramp(job, streams)
+        if not job.has(ramp_s + job.size.search_s + AFTER_S):
+            break
         figures = runner.run(Load(streams, chunk, job.size.search_s, ramp_s, job.size.utterance_s))
         why = complaints(figures, chunk * 0.08)
         tried.tell(streams, not why)
@@ -63,9 +70,9 @@ def search(job: Job, runner: Any, what: tuple[int, int]) -> int:
 
 def confirm(job: Job, streams: int, runner: Any, chunk: int) -> Any:
     """A long run; fewer streams where it does not pass."""
-    ramp_s = ramp(job)
     found: Any = NO_TIME
-    while streams and job.has(ramp_s + job.size.confirm_s + AFTER_S):
+    while streams and job.has(ramp(job, streams) + job.size.confirm_s + AFTER_S):
+        ramp_s = ramp(job, streams)
         figures = runner.run(Load(streams, chunk, job.size.confirm_s, ramp_s, job.size.utterance_s))
         why = complaints(figures, chunk * 0.08)
         found = {"streams": streams, "passed": not why, "why": why, **figures}
@@ -76,8 +83,9 @@ def confirm(job: Job, streams: int, runner: Any, chunk: int) -> Any:
     return found
 
 
-def ramp(job: Job) -> float:
-    return RAMP_S if job.size.name == "full" else 0.2
+def ramp(job: Job, streams: int) -> float:
+    """Seconds in which so many streams begin."""
+    return max(RAMP_S, streams / BEGIN_A_SECOND) if job.size.name == "full" else 0.2
 
 
 class InProcess:
@@ -86,6 +94,7 @@ class InProcess:
     def __init__(self, backend: Any, audio: Pcm) -> None:
         self._audio = audio
         self._hearing: Hearing | None = None
+        self._runs = 0
         self._engine = Engine(backend, EngineSettings(max_load=100.0), self._deliver)
         self._engine.start()
         if backend.depth > 1:  # as the daemon does on a GPU
@@ -98,6 +107,7 @@ class InProcess:
     def run(self, load: Load) -> dict[str, Any]:
         """Put the load on; what came of it."""
         hearing = self._hearing = Hearing(load)
+        self._runs += 1
         cpu, own = time.process_time(), time.thread_time()
         self._speak(load, hearing)
         own, cpu = time.thread_time() - own, time.process_time() - cpu
@@ -116,27 +126,33 @@ class InProcess:
             pieces = []
             for due, seat in wheel.due(now):
                 if self._seated(load, seat, talking, hearing, luck):
-                    pieces.append((seat.key, cut(self._audio, seat.at, load.samples)))
+                    pieces.append((self._key(seat), cut(self._audio, seat.at, load.samples)))
                     seat.at += load.samples
                     seat.left -= 1
                     hearing.lags.append(now - due)
             self._engine.feed_all(pieces)
             time.sleep(max(REST_S, min(0.02, wheel.next_s - (time.monotonic() - begin))))
         for seat in talking:
-            hearing.waiting(self._engine.waiting_seconds(seat.key))
-            self._engine.drop(seat.key)
+            hearing.waiting(self._engine.waiting_seconds(self._key(seat)))
+            self._engine.drop(self._key(seat))
+        for key in list(hearing.finished):
+            self._engine.drop(key)
+
+    def _key(self, seat: Seat) -> str:
+        """Of the stream in the seat; no other run had it."""
+        return f"{self._runs}/{seat.key}"
 
     def _seated(self, load: Load, seat: Seat, talking: set[Seat], hearing: Hearing, luck: random.Random) -> bool:
         """Whether there is a stream in the seat; one that has said all makes room for the next."""
         if seat.left <= 0:
-            hearing.finished[seat.key] = time.monotonic()
-            self._engine.finish(seat.key, np.zeros(TAIL_MS * SAMPLE_RATE // 1000, np.float32))
+            hearing.finished[self._key(seat)] = time.monotonic()
+            self._engine.finish(self._key(seat), SILENCE)
             talking.discard(seat)
             seat.stream, seat.left = seat.stream + 1, load.messages(luck)
         if seat in talking:
             return True
         try:
-            self._engine.open(seat.key, load.chunk)
+            self._engine.open(self._key(seat), load.chunk)
         except Full:
             hearing.errors += 1
             return False
@@ -154,9 +170,8 @@ class Hearing:
         self._load = load
         self.from_s = float("inf")
         self.errors = self.late = 0
-        self.lateness: list[float] = []
+        self.lateness, self.lags = array("d"), array("d")  # millions of them
         self.finals: list[float] = []
-        self.lags: list[float] = []
         self.finished: dict[str, float] = {}
 
     def hear(self, results: list[Result]) -> None:
@@ -182,7 +197,9 @@ class Hearing:
         return summary(self.lateness, finals, self.lags, (late, self.errors))
 
 
-def summary(lateness: list[float], finals: list[float], lags: list[float], bad: tuple[int, int]) -> dict[str, Any]:
+def summary(
+    lateness: Sequence[float], finals: Sequence[float], lags: Sequence[float], bad: tuple[int, int]
+) -> dict[str, Any]:
     """Seconds, and shares of 1."""
     late, errors = bad
     return {
@@ -198,5 +215,5 @@ def summary(lateness: list[float], finals: list[float], lags: list[float], bad: 
     }
 
 
-def quantile(values: list[float], share: float) -> float:
-    return round(float(np.quantile(values, share)), 4) if values else 0.0
+def quantile(values: Sequence[float], share: float) -> float:
+    return round(float(np.quantile(np.asarray(values), share)), 4) if len(values) else 0.0
