@@ -48,11 +48,11 @@ def assert_same(spoken: Spoken, heard: Heard) -> None:
     assert np.allclose(spoken.logps, [token.logp for token in heard.tokens], atol=1e-3)
 
 
-@pytest.mark.parametrize("frames", [1, 200, 100_000], ids=lambda frames: f"budget{frames}")
+@pytest.mark.parametrize("frames", [1, 100_000], ids=lambda frames: f"budget{frames}")
 @pytest.mark.parametrize(("name", "context"), CONTEXTS, ids=str)
 def test_every_recording_gets_the_tokens_it_gets_alone(name: str, context: tuple[int, int], frames: int) -> None:
     bulk = bulk_of(name, context)
-    bulk.budget = Budget(frames, bulk.budget.squares)  # one by one, a few together in pieces, all at once
+    bulk.budget = Budget(frames, bulk.budget.squares)  # one by one in pieces, all at once
     order = list(range(len(recordings())))
     random.Random(frames).shuffle(order)
     spoken = bulk.hear_all([recordings()[index] for index in order])
