@@ -134,7 +134,7 @@ class Fronts:
             self.processes[place] = process
             if self._stopping:
                 line.note("stop")
-            code = await process.wait()
+            code = await _ended(process, line)
             del self.processes[place]
             await line.gone.wait()
             self._bury(line)
@@ -208,6 +208,21 @@ class Fronts:
         own = tally.read(self.metrics.registry)
         text = tally.exposition(tally.add([own, *self._numbers.values(), self._left]))
         line.note("numbers", question=question, text=text.decode())
+
+
+async def _ended(process: asyncio.subprocess.Process, line: Line) -> int:
+    """The exit code of a front. One that was hung up on ends by itself, or hangs, and then it is killed."""
+    ends = [asyncio.ensure_future(process.wait()), asyncio.ensure_future(line.gone.wait())]
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ends[:1], timeout=GRACE_S)
+        if not ends[0].done():
+            log.warning("front %d hangs", process.pid)
+            process.kill()
+        return await process.wait()
+    finally:
+        for end in ends:
+            end.cancel()
 
 
 def calm() -> None:

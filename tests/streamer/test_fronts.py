@@ -162,6 +162,18 @@ async def test_a_front_that_is_killed_takes_its_own_streams_only_and_another_one
     assert "another one starts" in record.message
 
 
+async def test_a_front_that_hangs_is_hung_up_on_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.fronts.GRACE_S", 0.2)
+    async with fronted("server.fronts=1") as home:
+        (hung,), (line,) = home.pids, home.fronts.exchange.lines
+        os.kill(hung, signal.SIGSTOP)
+        line.hang_up("as ordered")
+        async with asyncio.timeout(20):
+            while hung in home.pids or not home.fronts._ready:
+                await asyncio.sleep(0.01)
+        assert finals(await speak(home.url, "again")) == "again"
+
+
 async def test_sigterm_gives_every_stream_its_final_and_the_exit_code_is_0() -> None:
     texts = [f"{letter} is cut off" for letter in "abcdefgh"]
     async with process("server.fronts=2", "engine.max_load=100") as (own, url), AsyncExitStack() as stack:
