@@ -240,7 +240,9 @@ def cell_kernel(
         o += tl.load(shift + 3 * HIDDEN, mask=known, other=0.0).to(tl.float32)
         written = live[:, None] & inside[None, :]
         memory = c + before[:, None] + unit[None, :]
-        new_c = tl.sigmoid(f) * tl.load(memory, mask=written, other=0.0) + tl.sigmoid(i) * activated(g, "tanh")
+        old_c = tl.load(memory, mask=written, other=0.0)
+        tl.debug_barrier()  # small tiles are held by several warps: all have read c before one writes it
+        new_c = tl.sigmoid(f) * old_c + tl.sigmoid(i) * activated(g, "tanh")
         tl.store(memory, new_c, mask=written)
         tl.store(new_h + beside[:, None] + unit[None, :], tl.sigmoid(o) * activated(new_c, "tanh"), mask=written)
 
