@@ -23,6 +23,7 @@ from models.tokenizer import Tokenizer
 from streamer import logs, sockets, tally
 from streamer.config import from_plain
 from streamer.engine.remote import GONE, Remote
+from streamer.engine.ring import Ring
 from streamer.server import Daemon, event_loop_runner
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Front(Daemon):
                     wanted.set_result(text.encode())
 
 
-async def run(own: socket.socket, bound: Sequence[socket.socket]) -> int:
+async def run(own: socket.socket, bound: Sequence[socket.socket], ring: Ring | None) -> int:
     """Serve on `bound` until told to stop over `own`; the process's exit code."""
     hello: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
@@ -74,7 +75,7 @@ async def run(own: socket.socket, bound: Sequence[socket.socket]) -> int:
             hello.set_exception(ConnectionError(GONE))
 
     remote = Remote(lost, hello.set_result, time.monotonic)
-    await remote.connect(own)
+    await remote.connect(own, ring)
     told = await hello
     remote.config = ModelConfig.from_dict(told["model"])
     remote.tokenizer = Tokenizer.from_bytes(told["tokenizer"], base64.b64decode(told["pieces"]))
@@ -86,10 +87,13 @@ async def run(own: socket.socket, bound: Sequence[socket.socket]) -> int:
 
 
 def main(files: Sequence[str]) -> int:
-    """The numbers of open files: the line to the engine's process, then the sockets to listen on."""
+    """The numbers of open files: the samples' memory or None, the line to the engine's process, then the sockets to
+    listen on."""
     sockets.allow_many()
-    own, *bound = (socket.socket(fileno=int(number)) for number in files)
-    code: int = event_loop_runner()(run(own, bound))
+    samples, *rest = files
+    ring = None if samples == "None" else Ring(int(samples))
+    own, *bound = (socket.socket(fileno=int(number)) for number in rest)
+    code: int = event_loop_runner()(run(own, bound, ring))
     return code
 
 

@@ -24,6 +24,7 @@ from streamer.backends.base import Backend
 from streamer.config import Config, plain
 from streamer.engine.exchange import Exchange, Line
 from streamer.engine.loop import Engine, Step
+from streamer.engine.ring import Ring, create
 from streamer.metrics import Metrics
 from streamer.offer import engine_settings, offer
 from streamer.pages import Pages
@@ -151,16 +152,20 @@ class Fronts:
     async def _spawn(self) -> tuple[Line, asyncio.subprocess.Process]:
         here, there = socket.socketpair()
         own = [there, *sockets.again(self._bound)]
+        samples = create()
         files = [each.fileno() for each in own]
+        ring = None if samples is None else Ring(samples)
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "streamer.front", *map(str, files),
-                pass_fds=files, stdin=asyncio.subprocess.DEVNULL, env=_environment(),
+                sys.executable, "-m", "streamer.front", str(samples), *map(str, files),
+                pass_fds=[*files, *filter(None, [samples])], stdin=asyncio.subprocess.DEVNULL, env=_environment(),
             )  # fmt: skip
         finally:
             for each in own:
                 each.close()
-        line = await self.exchange.connect(here)
+            if samples is not None:
+                os.close(samples)
+        line = await self.exchange.connect(here, ring)
         pieces = base64.b64encode(self.backend.tokenizer.to_bytes()).decode()
         line.note(
             "hello",

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from streamer.engine.loop import Engine
 from streamer.engine.results import Failed, Full, Result
+from streamer.engine.ring import Ring
 from streamer.engine.stream import Pcm
 from streamer.engine.wire import (
     NO_PROMPT,
@@ -42,8 +43,9 @@ Noted = Callable[["Line", dict[str, Any]], None]
 class Line(asyncio.BufferedProtocol):
     """One front."""
 
-    def __init__(self, exchange: Exchange, number: int) -> None:
+    def __init__(self, exchange: Exchange, number: int, ring: Ring | None) -> None:
         self.number = number
+        self._ring = ring
         self.gone = asyncio.Event()
         self._exchange = exchange
         self._frames = Frames()
@@ -68,7 +70,9 @@ class Line(asyncio.BufferedProtocol):
         try:
             for kind, body in self._frames.read(nbytes):
                 if kind is Kind.WORK:
-                    self._work(*read_work(body))
+                    self._work(*read_work(body, self._ring))
+                    if self._ring is not None:
+                        self._ring.done()
                 elif kind is Kind.NOTE:
                     self._exchange.noted(self, read_note(body))
                 else:
@@ -160,10 +164,10 @@ class Exchange:
         self.owners: dict[str, tuple[Line, int]] = {}  # by the engine's name of a stream
         self._numbers = itertools.count(1)
 
-    async def connect(self, own: socket.socket) -> Line:
-        """A front speaks over this socket from now on."""
+    async def connect(self, own: socket.socket, ring: Ring | None = None) -> Line:
+        """A front speaks over this socket from now on, samples through the ring."""
         own.setblocking(False)
-        line = Line(self, next(self._numbers))
+        line = Line(self, next(self._numbers), ring)
         await self.loop.create_unix_connection(lambda: line, sock=own)
         self.lines.add(line)
         return line

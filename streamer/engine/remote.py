@@ -20,6 +20,7 @@ import numpy as np
 from models.config import SAMPLE_RATE, ModelConfig
 from streamer.engine.capacity import Clock
 from streamer.engine.results import Failed, Full, Result
+from streamer.engine.ring import Ring
 from streamer.engine.stream import EMPTY, Pcm
 from streamer.engine.wire import (
     NO_PROMPT,
@@ -78,8 +79,9 @@ class Remote(asyncio.BufferedProtocol):
         self._since = 0.0  # when the oldest ask that waits came
         self._flushing: asyncio.TimerHandle | None = None
 
-    async def connect(self, own: socket.socket) -> None:
-        """Speak over this socket from now on."""
+    async def connect(self, own: socket.socket, ring: Ring | None = None) -> None:
+        """Speak over this socket from now on, samples through the ring."""
+        self._ring = ring
         self._loop = asyncio.get_running_loop()
         own.setblocking(False)
         transport, _ = await self._loop.create_unix_connection(lambda: self, sock=own)
@@ -195,7 +197,7 @@ class Remote(asyncio.BufferedProtocol):
             self._flushing.cancel()
             self._flushing = None
         if self._asks and self.failure is None:
-            self._transport.write(write_work(self._since, self._asks, self._sounds))
+            self._transport.write(write_work(self._since, self._asks, self._sounds, self._ring))
         self._asks, self._sounds, self._waiting_bytes = [], [], 0
 
     def _forget(self, stream_id: str) -> _Voice | None:

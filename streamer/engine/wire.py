@@ -19,12 +19,15 @@ import numpy as np
 
 from streamer.actions import Heard
 from streamer.decoding import Token
+from streamer.engine.ring import Ring
 from streamer.engine.stream import Pcm
 
 MOST_BYTES = 1 << 26  # of a frame: an hour of audio is longer than anything a session hands over at once
 ROOM_BYTES = 1 << 16  # that a read finds at least
 HEAD = struct.Struct("<IB3x")
-WORK_HEAD = struct.Struct("<dI")  # when the oldest of it came, seconds of the machine's monotonic clock; asks
+# When the oldest of it came, seconds of the machine's monotonic clock; where its samples lie in the ring; asks.
+WORK_HEAD = struct.Struct("<dqI")
+INLINE = -1  # the samples are in the frame itself
 HEARD_HEAD = struct.Struct("<II")  # results, tokens
 NO_PROMPT = -1
 FINISHED, MARKED = 1, 2  # flags of a result
@@ -113,17 +116,19 @@ def _bytes(part: Any) -> int:
     return part.nbytes if isinstance(part, np.ndarray) else len(part)
 
 
-def write_work(came: float, asks: Sequence[Ask], sounds: Sequence[Pcm]) -> bytes:
-    """Asks in their order; `sounds` are the samples of those that bring some."""
-    table = np.array(asks, ASK)
-    return _frame(Kind.WORK, WORK_HEAD.pack(came, len(asks)), table, *map(np.ascontiguousarray, sounds))
+def write_work(came: float, asks: Sequence[Ask], sounds: Sequence[Pcm], ring: Ring | None = None) -> bytes:
+    """Asks in their order; `sounds` are the samples of those that bring some. They lie in the ring if it has room."""
+    at = None if ring is None else ring.place(sounds)
+    head, table = WORK_HEAD.pack(came, INLINE if at is None else at, len(asks)), np.array(asks, ASK)
+    return _frame(Kind.WORK, head, table, *(map(np.ascontiguousarray, sounds) if at is None else ()))
 
 
-def read_work(body: memoryview) -> tuple[float, list[Ask], Pcm]:
-    """When it came, the asks, and all their samples in one; those are good as long as the body is."""
+def read_work(body: memoryview, ring: Ring | None = None) -> tuple[float, list[Ask], Pcm]:
+    """When it came, the asks, and all their samples in one; those are good as long as the body is, or until the ring
+    is told that they are done with."""
     if len(body) < WORK_HEAD.size:
         raise WireError("work", f"{len(body)} bytes", f"at least {WORK_HEAD.size}")
-    came, count = WORK_HEAD.unpack_from(body)
+    came, at, count = WORK_HEAD.unpack_from(body)
     rest = len(body) - WORK_HEAD.size - count * ASK.itemsize
     if not math.isfinite(came) or rest < 0 or rest % 4:
         raise WireError("work", f"{count} asks of {came} in {len(body)} bytes", "a time, asks and whole samples")
@@ -132,9 +137,15 @@ def read_work(body: memoryview) -> tuple[float, list[Ask], Pcm]:
     if count and int(verbs.max()) > max(Verb):
         raise WireError("work.verb", int(verbs.max()), f"at most {max(Verb)}")
     brought = int(table["f2"][verbs <= Verb.FINISH].sum(dtype=np.int64))
-    if brought * 4 != rest:
-        raise WireError("work", f"{rest} bytes of samples", f"the {4 * brought} that its asks bring")
-    return came, table.tolist(), np.frombuffer(body, np.dtype("<f4"), brought, len(body) - rest)
+    if rest != (4 * brought if at == INLINE else 0):
+        expected = f"the {4 * brought} that its asks bring, here or in the ring"
+        raise WireError("work", f"{rest} bytes of samples", expected)
+    if at == INLINE:
+        return came, table.tolist(), np.frombuffer(body, np.dtype("<f4"), brought, len(body) - rest)
+    pcm = None if ring is None or at < 0 else ring.look(at, brought)
+    if pcm is None:
+        raise WireError("work.samples", f"{brought} at {at}", "a place in the ring, each once and in order")
+    return came, table.tolist(), pcm
 
 
 def write_heard(told: Sequence[Told]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 import threading
@@ -18,6 +19,7 @@ from streamer.backends.fake import FakeBackend, Faults, dead_from, spell
 from streamer.engine.exchange import Exchange, Line
 from streamer.engine.loop import Engine, EngineSettings, Failed, Full, Result
 from streamer.engine.remote import GONE, Remote
+from streamer.engine.ring import Ring, create
 from streamer.engine.wire import Kind, Verb, ask, write_heard, write_note, write_work
 from tests.streamer.test_engine import FREE, NOTHING, SILENCE
 
@@ -62,12 +64,16 @@ class Office:
         self.engine = Engine(backend, EngineSettings(max_load=100), self.exchange.deliver)
         self.exchange.engine, self.exchange.loop = self.engine, asyncio.get_running_loop()
 
-    async def front(self) -> Front:
+    async def front(self, *, ring: bool = False) -> Front:
         here, there = socket.socketpair()
-        line = await self.exchange.connect(here)
+        samples = create() if ring else None
+        ends = [None, None] if samples is None else [Ring(samples), Ring(samples)]
+        if samples is not None:
+            os.close(samples)
+        line = await self.exchange.connect(here, ends[0])
         remote = Remote(lambda _: None, lambda _: None, time.monotonic)
         front = Front(remote, line)
-        await remote.connect(there)
+        await remote.connect(there, ends[1])
         return front
 
     async def raw(self) -> tuple[Line, asyncio.StreamReader, asyncio.StreamWriter]:
@@ -95,7 +101,7 @@ async def office(backend: FakeBackend | None = None) -> AsyncIterator[Office]:
 async def test_streams_of_two_fronts_hear_their_own_words_whatever_they_do() -> None:
     rng = random.Random(3)
     async with office() as home:
-        fronts = [await home.front(), await home.front()]
+        fronts = [await home.front(), await home.front(ring=True)]
         texts = {f"{i}/0": f"words of {'abcdefghijkl'[i]} here" for i in range(12)}  # both fronts use the same names
         said = {(front, name): text + "ab"[at] for at, front in enumerate(fronts) for name, text in texts.items()}
         left = {key: spell(text) for key, text in said.items()}

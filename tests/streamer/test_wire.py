@@ -16,6 +16,7 @@ from streamer.actions import Heard
 from streamer.decoding import Token
 from streamer.engine.wire import (
     HEAD,
+    INLINE,
     MOST_BYTES,
     WORK_HEAD,
     Frames,
@@ -94,14 +95,17 @@ def test_a_frame_longer_than_a_read_arrives_whole() -> None:
         assert np.array_equal(read_work(memoryview(body))[2], pcm)
 
 
-def work(came: float = 1.0, count: int = 1, row: bytes = struct.pack("<IIIi", 0, 1, 2, 0), samples: int = 2) -> bytes:
-    return WORK_HEAD.pack(came, count) + row + bytes(4 * samples)
+ROW = struct.pack("<IIIi", 0, 1, 2, 0)
+
+
+def work(came: float = 1.0, count: int = 1, row: bytes = ROW, samples: int = 2, at: int = INLINE) -> bytes:
+    return WORK_HEAD.pack(came, at, count) + row + bytes(4 * samples)
 
 
 @pytest.mark.parametrize(
     ("kind", "body", "words"),
     [
-        (Kind.WORK, b"", "work: got 0 bytes, expected at least 12"),
+        (Kind.WORK, b"", "work: got 0 bytes, expected at least 20"),
         (Kind.WORK, work(count=5), "work: got 5 asks"),
         (Kind.WORK, work(count=2**32 - 1), "work: got 4294967295 asks"),
         (Kind.WORK, work(came=math.nan), "work: got 1 asks of nan"),
@@ -109,6 +113,8 @@ def work(came: float = 1.0, count: int = 1, row: bytes = struct.pack("<IIIi", 0,
         (Kind.WORK, work(samples=3), r"work: got 12 bytes of samples, expected the 8"),
         (Kind.WORK, work(row=struct.pack("<IIIi", 6, 1, 2, 0)), "work.verb: got 6, expected at most 5"),
         (Kind.WORK, work(row=struct.pack("<IIIi", 0, 1, 2**32 - 1, 0)), "of samples, expected the 17179869180"),
+        (Kind.WORK, work(at=0), "work: got 8 bytes of samples, expected the 8 that its asks bring, here or"),
+        (Kind.WORK, work(at=0, samples=0), "work.samples: got 2 at 0, expected a place in the ring"),
         (Kind.HEARD, b"1234567", "heard: got 7 bytes, expected at least 8"),
         (Kind.HEARD, struct.pack("<II", 1, 0), "heard: got 1 results and 0 tokens in 8 bytes"),
         (Kind.HEARD, struct.pack("<II", 1, 0) + struct.pack("<IIIIqdq", 1, 2, 0, 0, 0, 0, 0), "heard.tokens: got 2"),
