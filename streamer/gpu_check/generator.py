@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,17 @@ from streamer.gpu_check.seats import Load, Seat, Wheel
 
 REST_S = 0.001
 FIRST_OWN = 2
+NEAR = 0.02  # frames: times are told in milliseconds
 OPENING = 64  # connections that are made at the same time
-LAGS_EVERY = 8  # messages
 FINISH_S = 10.0  # that the last finals may take
+
+
+def said_s(end: float, chunk: int) -> float:
+    """When a stream had sent the chunk that holds the word that ends there, in seconds from its first sample on.
+
+    The newest word ends where the audio that was heard does, which is a part of a frame.
+    """
+    return math.ceil(math.ceil(end / FRAME_S - NEAR) / chunk) * chunk * FRAME_S
 
 
 class Generator:
@@ -57,8 +66,10 @@ class Generator:
         cpu, begin = time.process_time(), time.monotonic()
         self.from_s = begin + load.ramp_s
         while (now := time.monotonic() - begin) < load.ramp_s + load.seconds:
-            for due, seat in wheel.due(now):
-                self._turn(seat, begin + due)
+            for due, turn in wheel.due(now):
+                self.lags.append(now - due)
+                for seat in turn:
+                    self._turn(seat)
             await asyncio.sleep(max(REST_S, min(0.02, wheel.next_s - (time.monotonic() - begin))))
         cpu = time.process_time() - cpu
         await self._end(seats)
@@ -70,7 +81,7 @@ class Generator:
             "messages": self.kinds,
         }  # fmt: skip
 
-    def _turn(self, seat: Seat, due: float) -> None:
+    def _turn(self, seat: Seat) -> None:
         """A message, if there is a stream that is ready; where there is none, one is opened."""
         link = seat.link
         if not isinstance(link, Lean):
@@ -86,14 +97,17 @@ class Generator:
             seat.link, seat.left, seat.stream = None, self._load.messages(self._luck), seat.stream + 1
             return
         if not link.begun_s:
-            link.begun_s = due - self._load.chunk_s  # when its first sample was said
+            link.begun_s = self._said(seat) - self._load.chunk_s
         samples = self._load.samples
         seat.at %= len(self._audio) - samples
         link.say(frame(BINARY, self._audio[seat.at : seat.at + samples].tobytes()))
         seat.at += samples
         seat.left -= 1
-        if not seat.left % LAGS_EVERY:
-            self.lags.append(time.monotonic() - due)
+
+    def _said(self, seat: Seat) -> float:
+        """When the seat's newest message was due."""
+        now, period_s = time.monotonic() - self.from_s + self._load.ramp_s, self._load.chunk_s
+        return time.monotonic() - (now - seat.phase) % period_s
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -116,7 +130,7 @@ class Generator:
         now = time.monotonic()
         self.kinds[kind] += 1
         if kind == "partial":
-            said = link.begun_s + self._load.chunk_s * math.ceil(round(end / FRAME_S) / self._load.chunk)
+            said = link.begun_s + said_s(end, self._load.chunk)
             if said >= self.from_s:
                 self.lateness.append(now - said)
         elif kind == "closed":
@@ -145,7 +159,7 @@ class Generator:
 
 
 def main() -> None:
-    """Read the order from standard input, write what was seen to standard output."""
+    """Read the order from standard input, write what was seen into the file that it names."""
     order = json.loads(sys.stdin.read())
     audio = np.load(order["audio"], mmap_mode="r")
     load = Load(**{**order["load"], "utterance_s": tuple(order["load"]["utterance_s"])})
@@ -154,7 +168,8 @@ def main() -> None:
     async def work() -> dict[str, Any]:
         return await Generator(address, order["path"], load, audio).run()
 
-    print(json.dumps(_runner()(work())))
+    seen = json.dumps(_runner()(work()))
+    Path(order["answer"]).write_text(seen, "utf-8")
 
 
 def _runner() -> Callable[..., Any]:

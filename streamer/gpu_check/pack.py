@@ -44,15 +44,17 @@ def main() -> int:
     if args.tensorrt_rtx:
         with tempfile.TemporaryDirectory() as name:
             download(RTX, Path(name))
-            size = squeezed(Path(name), args.out)
-    else:
-        wheels = ROOT / WHEELS  # here they stay, for a clone that is brought as it lies
-        shutil.rmtree(wheels, ignore_errors=True)
-        wheels.mkdir(parents=True)
-        download(NEEDED, wheels)
-        size = packed(archive(), sorted(wheels.glob("*.whl")), args.out)
+            squeezed(Path(name), args.out)
+        for piece in pieces(args.out):
+            print(f"{piece}: {piece.stat().st_size / 1e6:.1f} MB")
+        return 0
+    wheels = ROOT / WHEELS  # here they stay, for a clone that is brought as it lies
+    shutil.rmtree(wheels, ignore_errors=True)
+    wheels.mkdir(parents=True)
+    download(NEEDED, wheels)
+    size = packed(archive(), sorted(wheels.glob("*.whl")), args.out)
     print(f"{args.out}: {size / 1e6:.1f} MB")
-    if size > MOST_BYTES and not args.tensorrt_rtx:
+    if size > MOST_BYTES:
         print(f"gpu-pack: got {size} bytes, expected at most {MOST_BYTES}", file=sys.stderr)
         return 1
     return 0
@@ -86,8 +88,21 @@ def packed(commit: bytes, wheels: list[Path], out: Path) -> int:
     return out.stat().st_size
 
 
-def squeezed(folder: Path, out: Path) -> int:
-    """The wheels' files in one tar, compressed as far as it goes (their own compression is half as good); bytes."""
+def pieces(path: Path, most: int = MOST_BYTES) -> list[Path]:
+    """The file, or where it is too large for one way the pieces that it was cut into, in order; `cat` joins them."""
+    if path.stat().st_size <= most:
+        return [path]
+    made = []
+    with path.open("rb") as whole:
+        while content := whole.read(most):
+            made.append(path.with_name(f"{path.name}.{len(made)}"))
+            made[-1].write_bytes(content)
+    path.unlink()
+    return made
+
+
+def squeezed(folder: Path, out: Path) -> None:
+    """The wheels' files in one tar, compressed as far as it goes: their own compression is half as good."""
     with lzma.open(out, "wb", preset=9) as file, tarfile.open(fileobj=file, mode="w|") as tar:
         for wheel in sorted(folder.glob("*.whl")):
             with zipfile.ZipFile(wheel) as members:
@@ -96,7 +111,6 @@ def squeezed(folder: Path, out: Path) -> int:
                     info.size, info.mode = member.file_size, 0o755 if ".so" in member.filename else 0o644
                     with members.open(member) as content:
                         tar.addfile(info, content)
-    return out.stat().st_size
 
 
 if __name__ == "__main__":

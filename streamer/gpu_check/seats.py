@@ -6,7 +6,9 @@ Time comes in as a value, seconds from the load's start.
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from dataclasses import dataclass
+from typing import Any
 
 from models.config import FRAME_S, FRAME_SAMPLES
 
@@ -21,11 +23,7 @@ class Seat:
     left: int  # messages until its stream ends
     at: int  # sample of the audio that is said next
     stream: int = 0  # how many it had before
-    link: object = None  # whatever carries its stream
-
-    @property
-    def key(self) -> str:
-        return f"{self.number}-{self.stream}"
+    link: Any = None  # whatever carries its stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +69,33 @@ class Load:
 
 
 class Wheel:
-    """Seats in the order in which they speak, round and round."""
+    """Seats in the order in which they speak, round and round; finds who is due without a look at each."""
 
     def __init__(self, seats: list[Seat], period_s: float) -> None:
         self._seats, self._period_s = seats, period_s
+        self._phases = [seat.phase for seat in seats]
+        self._ramp = max(seat.first_turn for seat in seats)
         self._turn = self._at = 0
 
     @property
     def next_s(self) -> float:
         """When the next one speaks."""
-        return self._turn * self._period_s + self._seats[self._at].phase
+        return self._turn * self._period_s + self._phases[self._at]
 
-    def due(self, now: float) -> list[tuple[float, Seat]]:
-        """Those whose message is due, and since when; seats that have not begun are passed over."""
+    def due(self, now: float) -> list[tuple[float, list[Seat]]]:
+        """Those whose message is due, a turn after the other, each with when it was due first.
+
+        Seats that have not begun are passed over.
+        """
         found = []
-        while (when := self.next_s) <= now:
-            seat = self._seats[self._at]
-            if self._turn >= seat.first_turn:
-                found.append((when, seat))
-            self._at += 1
+        while (first := self.next_s) <= now:
+            turn, at = self._turn, self._at
+            self._at = bisect_right(self._phases, now - turn * self._period_s, at)
+            seats = self._seats[at : self._at]
+            if turn < self._ramp:
+                seats = [seat for seat in seats if turn >= seat.first_turn]
+            if seats:
+                found.append((first, seats))
             if self._at == len(self._seats):
-                self._at, self._turn = 0, self._turn + 1
+                self._at, self._turn = 0, turn + 1
         return found

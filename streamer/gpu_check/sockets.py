@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from streamer.gpu_check.random_models import SPARES, fitting, narrowed, speaker
 from streamer.gpu_check.seats import Load
 from streamer.gpu_check.sounds import ROOT, speech
 from streamer.gpu_check.streams import SPARE_SEATS, confirm, search, summary
+from streamer.sockets import allow_many
 
 MODEL = "0.6b"
 START_S = 240.0  # the daemon may take: graphs of every shape are made, and steps measured
@@ -44,7 +44,7 @@ def run(job: Job, latency_ms: int) -> None:
         gc.collect()
         if job.cuda:
             torch.cuda.empty_cache()
-        files()
+        allow_many()
         slots = fitting(job, config, job.size.slots)
         audio = folder / "speech.npy"
         np.save(audio, (speech(job.size.recordings).clip(-1, 1) * LOUDEST).astype(np.int16))
@@ -54,12 +54,6 @@ def run(job: Job, latency_ms: int) -> None:
             job.note(slots=slots, fronts=job.size.fronts, generators=job.size.generators)
             top = max(1, int(slots / SPARES * SPARE_SEATS))
             job.note(confirmed=confirm(job, search(job, runner, (chunk, top)), runner, chunk))
-
-
-def files() -> None:
-    """As many open files as the system lets us have: each stream is one, here and in the daemon's processes."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def options(job: Job, model: Path, slots: int) -> list[str]:
@@ -87,8 +81,11 @@ class ThroughSockets:
         """Put the load on; what came of it. Processor seconds are a second of the load's, the ramp's included."""
         before = family(self._serving.pid)
         shares = [dataclasses.replace(load, part=part, of=self._parts) for part in range(self._parts)]
-        processes = [self._started(share) for share in shares]
-        seen = [json.loads(process.communicate()[0]) for process in processes]
+        answers = [self._audio.with_name(f"seen-{share.part}.json") for share in shares]
+        processes = [self._started(share, answer) for share, answer in zip(shares, answers, strict=True)]
+        codes = [process.wait() for process in processes]
+        assert not any(codes), f"generators: got exit codes {codes}, expected 0"
+        seen = [json.loads(answer.read_text("utf-8")) for answer in answers]
         after = family(self._serving.pid)
         spent = {pid: (after[pid] - before.get(pid, 0.0)) / (load.ramp_s + load.seconds) for pid in after}
         lateness, finals, lags = ([x for one in seen for x in one[kind]] for kind in ("lateness", "finals", "lags"))
@@ -102,17 +99,16 @@ class ThroughSockets:
             "daemon_processes_cpu": sorted((round(cpu, 3) for cpu in spent.values()), reverse=True),
         }
 
-    def _started(self, share: Load) -> subprocess.Popen[bytes]:
+    def _started(self, share: Load, answer: Path) -> subprocess.Popen[bytes]:
         order = {
             "host": "127.0.0.1", "port": self._serving.port, "path": self._path, "audio": str(self._audio),
-            "load": dataclasses.asdict(share),
+            "load": dataclasses.asdict(share), "answer": str(answer),
         }  # fmt: skip
         command = [sys.executable, "-m", "streamer.gpu_check.generator"]
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE)
         assert process.stdin is not None
         process.stdin.write(json.dumps(order).encode())
         process.stdin.close()
-        process.stdin = None
         return process
 
 

@@ -18,7 +18,7 @@ from streamer.gpu_check.job import NO_TIME, Job
 from streamer.gpu_check.random_models import SPARES, fitting, narrowed, speaker
 from streamer.gpu_check.search import Search, complaints
 from streamer.gpu_check.seats import Load, Seat, Wheel
-from streamer.gpu_check.sounds import Pcm, cut, speech
+from streamer.gpu_check.sounds import Pcm, speech
 
 RAMP_S, BEGIN_A_SECOND = 2.0, 1500  # in which the streams begin, or longer, so that not more do at once
 LONG, LONG_FIRST = 7, 4  # from chunks of so many frames on a search begins with so many times the streams
@@ -109,54 +109,59 @@ class InProcess:
         hearing = self._hearing = Hearing(load)
         self._runs += 1
         cpu, own = time.process_time(), time.thread_time()
-        self._speak(load, hearing)
-        own, cpu = time.thread_time() - own, time.process_time() - cpu
+        engines = self._speak(load, hearing)
+        own, cpu = time.thread_time() - own - engines, time.process_time() - cpu
         self._hearing = None
         return hearing.figures() | {
-            "generator_cpu": round(own / load.seconds, 3),
-            "engine_cpu": round((cpu - own) / load.seconds, 3),
+            "generator_cpu": round(own / (load.ramp_s + load.seconds), 3),
+            "engine_cpu": round((cpu - own) / (load.ramp_s + load.seconds), 3),
+            "engine_cpu_of_feeding": round(engines / (load.ramp_s + load.seconds), 3),
         }
 
-    def _speak(self, load: Load, hearing: Hearing) -> None:
-        seats, luck = load.seats(len(self._audio)), random.Random(1)
-        wheel, talking = Wheel(seats, load.chunk_s), set[Seat]()
+    def _speak(self, load: Load, hearing: Hearing) -> float:
+        """Until the time is over; processor seconds of this thread that were the engine's."""
+        seats, luck, engine = load.seats(len(self._audio)), random.Random(1), self._engine
+        wheel, most, engines = Wheel(seats, load.chunk_s), len(self._audio) - load.samples, 0.0
         begin = time.monotonic()
         hearing.from_s = begin + load.ramp_s
         while (now := time.monotonic() - begin) < load.ramp_s + load.seconds:
-            pieces = []
-            for due, seat in wheel.due(now):
-                if self._seated(load, seat, talking, hearing, luck):
-                    pieces.append((self._key(seat), cut(self._audio, seat.at, load.samples)))
-                    seat.at += load.samples
+            pieces, over = [], list[str]()
+            for due, turn in wheel.due(now):
+                hearing.lags.append(now - due)
+                for seat in turn:
+                    if seat.left <= 0:
+                        over.append(seat.link)
+                        seat.link, seat.left = None, load.messages(luck)
+                    if seat.link is None and not self._begin(load, seat, hearing):
+                        continue
+                    at = seat.at % most
+                    pieces.append((seat.link, self._audio[at : at + load.samples]))
+                    seat.at = at + load.samples
                     seat.left -= 1
-                    hearing.lags.append(now - due)
-            self._engine.feed_all(pieces)
+            mark = time.thread_time()
+            engine.feed_all(pieces)
+            for key in over:  # what they said last is among the pieces, if the generator was late
+                hearing.finished[key] = time.monotonic()
+                engine.finish(key, SILENCE)
+            engines += time.thread_time() - mark
             time.sleep(max(REST_S, min(0.02, wheel.next_s - (time.monotonic() - begin))))
-        for seat in talking:
-            hearing.waiting(self._engine.waiting_seconds(self._key(seat)))
-            self._engine.drop(self._key(seat))
+        for key in [seat.link for seat in seats if seat.link is not None]:
+            hearing.waiting(engine.waiting_seconds(key))
+            engine.drop(key)
         for key in list(hearing.finished):
-            self._engine.drop(key)
+            engine.drop(key)
+        return engines
 
-    def _key(self, seat: Seat) -> str:
-        """Of the stream in the seat; no other run had it."""
-        return f"{self._runs}/{seat.key}"
-
-    def _seated(self, load: Load, seat: Seat, talking: set[Seat], hearing: Hearing, luck: random.Random) -> bool:
-        """Whether there is a stream in the seat; one that has said all makes room for the next."""
-        if seat.left <= 0:
-            hearing.finished[self._key(seat)] = time.monotonic()
-            self._engine.finish(self._key(seat), SILENCE)
-            talking.discard(seat)
-            seat.stream, seat.left = seat.stream + 1, load.messages(luck)
-        if seat in talking:
-            return True
+    def _begin(self, load: Load, seat: Seat, hearing: Hearing) -> bool:
+        """A new stream in the seat; False if there is no room for it."""
+        seat.stream += 1
+        key = f"{self._runs}/{seat.number}-{seat.stream}"
         try:
-            self._engine.open(self._key(seat), load.chunk)
+            self._engine.open(key, load.chunk)
         except Full:
             hearing.errors += 1
             return False
-        talking.add(seat)
+        seat.link = key
         return True
 
     def stop(self) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from models.config import ModelConfig
 from streamer.gpu_check import limits
+from streamer.gpu_check.generator import said_s
 from streamer.gpu_check.job import B06, FULL, M114
 from streamer.gpu_check.search import Search, complaints
-from streamer.gpu_check.seats import Load, Wheel
+from streamer.gpu_check.seats import Load, Seat, Wheel
 
 WIDE = replace(B06, contexts=((70, 13), (70, 6), (70, 1), (70, 0)))  # as the table below was made
 # Of one H200 (4.3 TB/s, 790 TFLOP/s), left context 70, bfloat16: GFLOP, MB, microseconds; worked out by hand.
@@ -89,19 +90,35 @@ def load(**changes: object) -> Load:
 
 def test_every_seat_speaks_once_in_a_chunk_at_its_own_phase() -> None:
     seats = load().seats(100_000)
-    wheel = Wheel(seats, load().chunk_s)
     for seat in seats:
         seat.first_turn = 0
-    luck, now, heard = random.Random(0), 0.0, []
-    while now < 10 * load().chunk_s:
-        heard += wheel.due(now)
-        now += luck.uniform(0, 0.1)
-    heard += wheel.due(10 * load().chunk_s - 1e-9)
-    assert [when for when, _ in heard] == sorted(when for when, _ in heard)
-    assert len(heard) == 10 * len(seats)
-    for seat in seats:
-        times = [when for when, one in heard if one is seat]
-        assert times == pytest.approx([turn * load().chunk_s + seat.phase for turn in range(10)])
+    wheel, period = Wheel(seats, load().chunk_s), load().chunk_s
+    luck, now, heard = random.Random(0), 0.0, [0] * len(seats)
+    while now < 10 * period:
+        for first, turn in wheel.due(now):
+            assert first <= now
+            for seat in turn:
+                due = heard[seat.number] * period + seat.phase
+                assert first <= due <= now
+                heard[seat.number] += 1
+        assert all(count * period + seat.phase > now for count, seat in zip(heard, by_number(seats), strict=True))
+        assert wheel.next_s > now
+        now += luck.uniform(0, 0.4)
+
+
+def by_number(seats: list[Seat]) -> list[Seat]:
+    return sorted(seats, key=lambda seat: seat.number)
+
+
+def test_seats_are_silent_until_their_turn_in_the_ramp() -> None:
+    seats = load().seats(100_000)
+    wheel, last = Wheel(seats, load().chunk_s), max(seat.first_turn for seat in seats)
+    begun = [
+        {seat.number for _, turn in wheel.due((at + 1) * load().chunk_s - 1e-9) for seat in turn}
+        for at in range(last + 1)
+    ]
+    for at, numbers in enumerate(begun):
+        assert numbers == {seat.number for seat in seats if seat.first_turn <= at}
 
 
 def test_phases_are_spread_over_the_chunk_and_beginnings_over_the_ramp() -> None:
@@ -118,6 +135,22 @@ def test_phases_are_spread_over_the_chunk_and_beginnings_over_the_ramp() -> None
 def test_the_generators_share_the_seats() -> None:
     parts = [load(part=part, of=3).seats(100_000) for part in range(3)]
     assert sorted(seat.number for seats in parts for seat in seats) == list(range(40))
+
+
+@pytest.mark.parametrize(
+    ("end", "chunk", "said"),
+    [
+        (0.013, 1, 0.08),
+        (0.08, 1, 0.08),
+        (0.081, 1, 0.08),
+        (0.093, 1, 0.16),
+        (0.16, 2, 0.16),
+        (0.173, 2, 0.32),
+        (1.12, 14, 1.12),
+    ],
+)
+def test_a_words_chunk_is_the_one_that_its_end_lies_in(end: float, chunk: int, said: float) -> None:
+    assert said_s(end, chunk) == pytest.approx(said)
 
 
 def test_streams_are_as_long_as_asked_for() -> None:

@@ -204,6 +204,16 @@ def test_the_pack_is_the_commit_with_the_wheels_in_it(tmp_path: Path) -> None:
         assert "gpu-check/.gpu/wheels/some-1.0-py3-none-any.whl" in tar.getnames()
 
 
+def test_what_is_too_large_goes_in_pieces_that_make_it_whole_again(tmp_path: Path) -> None:
+    whole, content = tmp_path / "rtx.tar.xz", bytes(range(250))
+    whole.write_bytes(content)
+    assert pack.pieces(whole, 250) == [whole]
+    made = pack.pieces(whole, 100)
+    assert [piece.name for piece in made] == ["rtx.tar.xz.0", "rtx.tar.xz.1", "rtx.tar.xz.2"]
+    assert b"".join(piece.read_bytes() for piece in made) == content
+    assert not whole.exists()
+
+
 def test_the_limit_leaves_ten_minutes_for_a_part_and_its_process() -> None:
     assert parts.LIMIT_S < 600
     assert all(one.minutes * 60 < parts.LIMIT_S for one in PARTS)
