@@ -124,9 +124,9 @@ class Encoder(nn.Module):
         mel_length, end = self.lengths(state.frames, chunk, valid, last)
         out = (end - state.frames).clamp(min=0)
         ops = Plain(kv.place(chunk, end), state.conv)
-        x, tails = self.pre_encode(mel, (state.mel, state.sub1, state.sub2), state.frames, mel_length)
+        x, (tail, sub1, sub2) = self.pre_encode(mel, (state.mel, state.sub1, state.sub2), state.frames, mel_length)
         y = self.through(x, state.frames, end, ops)
-        new = EncoderState(*tails, tuple(kv.keys), tuple(kv.values), tuple(ops.tails), state.frames + out)
+        new = EncoderState(tail, sub1, sub2, tuple(kv.keys), tuple(kv.values), tuple(ops.tails), state.frames + out)
         return y, new, out
 
     def offline(self, mel: Tensor, lengths: Tensor, context: tuple[int, int]) -> tuple[Tensor, Tensor]:
