@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -87,6 +87,11 @@ class Metrics:
         self.rows.observe(len(waits_s))
         self.wait.observe_all(waits_s)
         self.late.observe_all(late_s)
+
+    def describe(self, about: Mapping[str, str]) -> None:
+        """What the engine runs on, as labels of a gauge that is 1."""
+        gauge = Gauge("streamer_backend", "How the model runs: 1.", sorted(about), registry=self.registry)
+        gauge.labels(**about).set(1)
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""

@@ -379,12 +379,12 @@ def serve(config: Config) -> int:
 def _backend(config: Config) -> Backend:
     model: Model = config.model
     threads = model.threads or os.cpu_count() or 1
-    place = Place(model.device, model.precision)
-    return load_backend(model.backend, model.path, config.engine.slots, threads, place)
+    return load_backend(model.backend, model.path, config.engine.slots, threads, Place(model.device, model.precision))
 
 
 async def _serve(config: Config, backend: Backend, bound: Sequence[socket.socket] = ()) -> int:
     daemon = Fronts(config, backend) if config.server.fronts else Daemon(config, backend)
+    daemon.metrics.describe({"name": backend.name, **backend.about})
     await daemon.start(bound)
     if config.server.fronts or backend.depth > 1:
         calm()

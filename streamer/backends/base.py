@@ -163,6 +163,10 @@ class Backend(Protocol):
     contiguous: bool  # True: a launch is fast on neighbouring slots only
     depth: int  # launches that may be under way before the first is collected; they are collected in their order
 
+    @property
+    def about(self) -> dict[str, str]:
+        """How it runs, for the log and /metrics: device, precision, kernels, rung."""
+
     def open(self, slot: int, prompt: int | None = None) -> None:
         """Make `slot` a stream that heard nothing; `prompt` is a language's index where the model has prompts."""
 

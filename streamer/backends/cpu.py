@@ -51,6 +51,11 @@ class CpuBackend(ABC):
         Advances the rows' encoder state, but not their counters.
         """
 
+    @property
+    def about(self) -> dict[str, str]:
+        """How it runs."""
+        return {"device": "cpu", "precision": self.precision, "kernels": "library", "rung": "eager"}
+
     def open(self, slot: int, prompt: int | None = None) -> None:
         """Make `slot` a stream that heard nothing."""
         self._check_slot(slot)

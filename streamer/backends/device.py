@@ -96,7 +96,7 @@ class DeviceBackend:
         self.kernels = why_not(model.device) if options.kernels else "told not to"  # None: they run
         self._encoder = make_encoder(model, self.arena, self.kernels is None)
         self._ticks = self._make_ticks()
-        log.info("%s: %s, %s, %s", name, *self.about.values())
+        log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in self.about.items()))
 
     def _make_ticks(self) -> dict[tuple[int, int], tuple[Tick, Captured | None]]:
         """Every shape that can come, ready to run; the largest first, so that the others share its memory."""
@@ -119,10 +119,11 @@ class DeviceBackend:
 
     @property
     def about(self) -> dict[str, str]:
-        """For the log and /metrics: device, precision, the rungs that its shapes are on."""
+        """How it runs: device, precision, whose kernels (and why not our own), the rungs that its shapes are on."""
         rungs = sorted({captured.rung if captured else "eager" for _, captured in self._ticks.values()})
-        kernels = "own kernels" if self.kernels is None else f"torch's kernels ({self.kernels})"
-        return {"device": str(self._device), "precision": f"{self.precision}, {kernels}", "rung": " and ".join(rungs)}
+        kernels = "own" if self.kernels is None else f"library ({self.kernels})"
+        device = str(self._device)
+        return {"device": device, "precision": self.precision, "kernels": kernels, "rung": " and ".join(rungs)}
 
     def rungs(self) -> dict[tuple[int, int], Captured | None]:
         """How each shape (rows, chunk) is launched, with the reasons for higher rungs that were left."""

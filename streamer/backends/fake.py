@@ -95,6 +95,7 @@ class FakeBackend:
     ) -> None:
         self.config, self.slots, self.contiguous, self.depth = CONFIG, slots, contiguous, depth
         self.tokenizer: Tokenizer = Labels(LABELS)
+        self.about = {"device": "cpu", "precision": self.precision, "kernels": "library", "rung": "eager"}
         self.launches = 0
         self._faults = faults or Faults()
         self._arena = np.zeros((slots, len(COLUMNS)), np.int64)
