@@ -92,7 +92,7 @@ def pieces(path: Path, most: int = MOST_BYTES) -> list[Path]:
     """The file, or where it is too large for one way the pieces that it was cut into, in order; `cat` joins them."""
     if path.stat().st_size <= most:
         return [path]
-    made = []
+    made: list[Path] = []
     with path.open("rb") as whole:
         while content := whole.read(most):
             made.append(path.with_name(f"{path.name}.{len(made)}"))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from streamer.gpu_check.job import NOT_RUN
 
 DONE, FAILED, CUT = "done", "failed", "cut off"
 
@@ -31,6 +34,13 @@ class Records:
         parts = self.read() | {name: record}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write(self.path, {"parts": parts})
+
+    def mark(self, names: Sequence[str]) -> None:
+        """Parts that nobody ran yet say so in the file."""
+        kept = self.read()
+        if missing := {name: {"status": NOT_RUN} for name in names if name not in kept}:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write(self.path, {"parts": kept | missing})
 
     def finished(self, name: str, machine: str) -> bool:
         """Whether the part was run to its end on such a machine."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from streamer.gpu_check.job import FULL, NOT_RUN
+from streamer.gpu_check.job import FULL, NO_TIME, NOT_RUN
 from streamer.gpu_check.parts import PARTS
 from streamer.gpu_check.record import Records
 
@@ -26,8 +26,9 @@ Row = Sequence[object]
 
 
 def save(records: Records, out: Path) -> Path:
-    """Write the report; where it is."""
+    """Write the report, and mark in the records what was not run; where the report is."""
     out.mkdir(parents=True, exist_ok=True)
+    records.mark([part.name for part in PARTS])
     path = out / NAME
     path.write_text(render(records.read()), "utf-8")
     return path
@@ -241,9 +242,11 @@ def right(kept: Kept) -> list[str]:
     rows: list[Row] = []
     wrong = get(kept, "parity", "wrong")
     models = get(kept, "parity", "models") or {}
-    cases = sum(way["cases"] for ways in models.values() for way in ways.values() if isinstance(way, dict))
-    rows.append(("golden models in fp32: runs with other tokens or frames than the CPU", "none",
-                 None if wrong is None else f"{len(wrong)} (of {cases} clips by ways)"))  # fmt: skip
+    ways = [way for ways in models.values() for way in ways.values()]
+    cases = sum(way["cases"] for way in ways if isinstance(way, dict))
+    left = f"; {ways.count(NO_TIME)} models by ways {NO_TIME}" if NO_TIME in ways else ""
+    said = None if wrong is None else f"{len(wrong)} (of {cases} clips by ways{left})"
+    rows.append(("golden models in fp32: runs with other tokens or frames than the CPU", "none", said))
     different = get(kept, "mixed", "float32", "different")
     rows.append(("mixed latencies in fp32: streams with other words than alone", "none", different))
     rows.append(("the same in bf16: tokens that agree", "-", get(kept, "mixed", "bfloat16", "agreement")))

@@ -109,6 +109,15 @@ def test_what_was_done_on_this_machine_is_left_alone_unless_asked_for(odd: Path)
     assert not records.finished("end", "toy")
 
 
+def test_the_file_says_of_each_part_that_nobody_ran_that_it_was_not_run(tmp_path: Path) -> None:
+    records = Records(tmp_path / "gpu.json")
+    records.put("parity", {"status": DONE, "machine": "toy", "figures": {}})
+    report.save(records, tmp_path)
+    kept = records.read()
+    assert list(kept["parity"]) == ["status", "machine", "figures"]
+    assert {name for name, record in kept.items() if record == {"status": NOT_RUN}} == {*NAMES} - {"parity"}
+
+
 def test_a_record_beside_a_damaged_file_begins_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "gpu.json").write_text('{"parts": ', "utf-8")
     records = Records(tmp_path / "gpu.json")
