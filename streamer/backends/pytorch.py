@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,8 @@ def on_device(
     """A loaded model over arenas on a device; on a CPU device for tests of everything but the GPU itself."""
     device, dtype = place
     exact_float32()
-    backend = DeviceBackend("pytorch", DeviceModel(model, dtype, device), tokenizer, TorchEncoder, options)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # kernels go where we are
+        backend = DeviceBackend("pytorch", DeviceModel(model, dtype, device), tokenizer, TorchEncoder, options)
     backend.model_hash = fingerprint(model)
     return backend
 
