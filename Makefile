@@ -65,11 +65,12 @@ bench: setup
 	$(BIN)/streamer bench load --out docs/benchmarks
 
 # Runs with the machine's own Python, whose torch has CUDA; what is brought along is taken only where it is missing.
-# PARTS="parity speed-0.6b-80" runs these, again; without it what was finished before is left alone.
+# PARTS="parity speed-0.6b-80" runs these, again; without it what was finished before is left alone. RUNG=unrolled does
+# without WHILE nodes, for a driver on which they hang.
 gpu-check:
 	@$(PYTHON) -m streamer.gpu_check.provide
 	@PYTHONPATH="$(CURDIR)/.gpu/site:$(CURDIR)/.gpu/tensorrt-rtx:$(CURDIR)" \
-		$(PYTHON) -m streamer bench gpu $(foreach part,$(PARTS),--part $(part))
+		$(PYTHON) -m streamer bench gpu $(foreach part,$(PARTS),--part $(part)) $(if $(RUNG),--rung $(RUNG))
 
 gpu-pack: setup
 	@$(BIN)/python -m streamer.gpu_check.pack dist/gpu-check.tar.gz

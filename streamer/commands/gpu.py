@@ -31,6 +31,12 @@ def add(verbs: Any) -> None:
     parser.add_argument("--size", choices=("full", "small"), default="full", help="small: toys, to try the code (full)")
     parser.add_argument("--limit", type=float, metavar="S", help="longest time of a part in seconds (570)")
     parser.add_argument("--price", type=float, default=3.5, metavar="P", help="of a GPU hour (3.5)")
+    parser.add_argument(
+        "--rung",
+        choices=("whole", "unrolled", "bodies", "eager"),
+        default="whole",
+        help="highest way to launch (whole)",
+    )
     parser.add_argument("--inside", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
@@ -51,12 +57,13 @@ def run(args: argparse.Namespace) -> int:
         return OK
     if unknown := [name for name in args.part if name not in NAMES]:
         raise CommandError(f"--part {unknown[0]}: expected one of {', '.join(NAMES)}")
+    if args.device == "cpu" and args.size == "full":
+        raise CommandError("--device cpu: expected --size small with it; the figures of a check are a GPU's")
+    where = "" if args.inside else machine(args.device)
     limit_s = args.limit or LIMIT_S
+    plan = runner.Plan(args.device, where, args.out, args.size, limit_s, args.price, args.rung)
     if args.inside:
-        return runner.inside(
-            args.inside, runner.Plan(args.device, "", args.out, args.size, limit_s, args.price), args.answer
-        )
-    plan = runner.Plan(args.device, machine(args.device), args.out, args.size, limit_s, args.price)
+        return runner.inside(args.inside, plan, args.answer)
     chosen = [part for part in PARTS if part.name in args.part or not args.part]
     bad = runner.run_all(chosen, plan, say, again=bool(args.part))
     print(report.save(Records(args.out / "gpu.json"), args.out))

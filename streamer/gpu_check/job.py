@@ -101,6 +101,7 @@ class Job:
     size: Size
     seconds: float  # that it may take
     price: float = 3.5  # of a GPU hour, for what transcription costs
+    rung: str = "whole"  # the highest way to launch, of streamer.backends.graphs.RUNGS
     keep: Note = lambda _figures: None
     clock: Callable[[], float] = time.monotonic
     figures: dict[str, Any] = field(default_factory=dict)

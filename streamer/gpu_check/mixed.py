@@ -28,7 +28,7 @@ def run(job: Job) -> None:
     talks = [(pcm, chunk) for pcm in said for chunk in chunks]
     figures: dict[str, Any] = {"streams": len(talks), "chunks": list(chunks)}
     for dtype in dict.fromkeys(dtypes(job)):
-        options = Options(SLOTS, (1, 8, SLOTS), kernels=job.cuda)
+        options = Options(SLOTS, (1, 8, SLOTS), job.rung, kernels=job.cuda)
         backend = on_device(model, tokenizer, (torch.device(job.device), dtype), options)
         want = [plain(alone(backend, Talk(pcm, chunk))) for pcm, chunk in talks]
         got = [plain(tokens) for tokens in together(backend, [Talk(pcm, chunk) for pcm, chunk in talks], seed=1)]

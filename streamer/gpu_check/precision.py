@@ -75,7 +75,7 @@ def _heard(
     chunk, dtype = how
     model, tokenizer = loaded
     slots = min(SLOTS, len(said))
-    options = Options(slots, (1, 16, slots), kernels=job.cuda)
+    options = Options(slots, (1, 16, slots), job.rung, kernels=job.cuda)
     backend = on_device(model, tokenizer, (torch.device(job.device), dtype), options)
     return together(backend, [Talk(one.pcm, chunk) for one in said], seed=0, share=1.0)
 

@@ -79,10 +79,10 @@ class Speaker:
     bias: float
 
 
-def speaker(job: Job, config: ModelConfig, slots: int, buckets: tuple[int, ...] = (), rung: str = "whole") -> Speaker:
+def speaker(job: Job, config: ModelConfig, slots: int, buckets: tuple[int, ...] = ()) -> Speaker:
     """A model on the job's device that speaks; `slots` are those that it is made for."""
     model, tokenizer = make(config), Tokenizer.from_labels(config.labels)
-    options = Options(slots, buckets, rung, kernels=job.cuda)
+    options = Options(slots, buckets, job.rung, kernels=job.cuda)
     backend = on_device(model, tokenizer, place(job), options)
     rate, bias = set_blank(backend, speech(job.size.recordings))
     last_layer(model).bias[config.blank] = bias

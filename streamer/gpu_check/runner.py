@@ -39,6 +39,7 @@ class Plan:
     size: str = "full"
     limit_s: float = LIMIT_S
     price: float = 3.5
+    rung: str = "whole"
 
 
 def run_all(parts: Sequence[Part], plan: Plan, say: Say, *, again: bool) -> int:
@@ -81,6 +82,7 @@ def run_one(part: Part, plan: Plan) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "machine": plan.machine,
         "size": plan.size,
+        "rung": plan.rung,
         "figures": kept.get("figures", {}),
     }
 
@@ -91,6 +93,7 @@ def _process(part: Part, plan: Plan, files: tuple[Path, Path]) -> int | None:
     command = [
         sys.executable, "-m", "streamer", "bench", "gpu", "--inside", part.name, "--answer", str(answer), "--device",
         plan.device, "--size", plan.size, "--limit", str(plan.limit_s), "--price", str(plan.price),
+        "--rung", plan.rung,
     ]  # fmt: skip
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
@@ -111,7 +114,7 @@ def inside(name: str, plan: Plan, answer: Path) -> int:
     def keep(figures: dict[str, Any]) -> None:
         write(answer, {"figures": figures})
 
-    job = Job(plan.device, SIZES[plan.size], max(1.0, plan.limit_s - SPARE_S), plan.price, keep)
+    job = Job(plan.device, SIZES[plan.size], max(1.0, plan.limit_s - SPARE_S), plan.price, plan.rung, keep)
     try:
         part.work()(job)
     except Exception as error:

@@ -151,8 +151,13 @@ def test_make_gpu_check_without_a_gpu_is_that_sentence() -> None:
 
 
 def test_an_unknown_part_is_named_with_those_that_are_known(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "gpu", "--device", "cpu", "--part", "sped"]) == 1
+    assert main(["bench", "gpu", "--part", "sped"]) == 1
     assert "expected one of environment, parity" in capsys.readouterr().err
+
+
+def test_the_whole_check_is_not_for_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "gpu", "--device", "cpu"]) == 1
+    assert "expected --size small" in capsys.readouterr().err
 
 
 def test_the_report_of_nothing_marks_every_figure_as_not_run() -> None:
