@@ -12,6 +12,7 @@ from typing import Any
 
 from models.config import ModelConfig
 
+Hearing = tuple[float, int]  # seconds of speech, halvings
 Note = Callable[[dict[str, Any]], None]
 NOT_RUN = "not run"
 NO_TIME = "not run (time)"
@@ -74,6 +75,7 @@ class Size:
     generators: int  # processes that make load
     fronts: int  # front processes of the daemon
     bulk_hours: float
+    hearing: Hearing  # with which the blank's bias of random weights is found
 
 
 GOLDEN = (
@@ -83,12 +85,12 @@ FULL = Size(
     name="full", models={"114m": M114, "0.6b": B06}, batches=tuple(1 << k for k in range(13)),
     profiled=(1, 64, 1024), ticks=30, copy_bytes=2 << 30, matrix=8192, slots=20_480, golden=GOLDEN, recordings=1000,
     search_s=20.0, confirm_s=120.0, utterance_s=(10.0, 40.0), first_streams=1000, generators=5, fronts=8,
-    bulk_hours=30.0,
+    bulk_hours=30.0, hearing=(4.0, 9),
 )  # fmt: skip
 SMALL = Size(
     name="small", models={"114m": TOY, "0.6b": TOY}, batches=(1, 2), profiled=(1, 2), ticks=2, copy_bytes=1 << 16,
     matrix=32, slots=4, golden=("hybrid_bpe",), recordings=1, search_s=1.0, confirm_s=1.0, utterance_s=(0.8, 1.6),
-    first_streams=1, generators=1, fronts=1, bulk_hours=0.001,
+    first_streams=1, generators=1, fronts=1, bulk_hours=0.001, hearing=(0.2, 2),
 )  # fmt: skip
 SIZES = {size.name: size for size in (FULL, SMALL)}
 

@@ -57,7 +57,7 @@ def heap(audio: Pcm, seconds: float) -> list[Pcm]:
 
 def talkative(job: Job, config: ModelConfig) -> Model:
     """Random weights, with the blank's bias that makes them speak."""
-    return speaker(job, config, min(32, job.size.slots), (32,)).model
+    return speaker(job, config, max(config.chunks), min(32, job.size.slots), (32,)).model
 
 
 def _memory(job: Job, config: ModelConfig, pile: list[Pcm]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def run(job: Job, model: str) -> None:
     slots = fitting(job, config, max(job.size.profiled))
     rows = tuple(count for count in job.size.profiled if count <= slots)
     backend = _marked(job, make(config), Options(slots, rows, "eager", kernels=job.cuda))
-    rate, _ = set_blank(backend, speech(job.size.recordings))
+    rate, _ = set_blank(backend, speech(job.size.recordings), chunk, job.size.hearing)
     job.note(model=model, chunk=chunk, tokens_a_second=rate, about=backend.about)
     shapes: dict[str, Any] = {}
     for count in rows:
@@ -36,7 +36,7 @@ def run(job: Job, model: str) -> None:
         job.note(shapes=shapes)
     del backend
     if job.has(2 * STEP_S):  # last: some drivers do not let a graph with a WHILE node be profiled
-        spoken = speaker(job, config, max(rows), rows)
+        spoken = speaker(job, config, chunk, max(rows), rows)
         job.note(captured={str(count): _captured(spoken, count, chunk) for count in rows})
 
 

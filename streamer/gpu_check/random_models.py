@@ -20,16 +20,14 @@ from models.transducer import Model
 from streamer.backends.base import Row, samples_needed
 from streamer.backends.device import DeviceBackend, Options
 from streamer.backends.pytorch import on_device
-from streamer.gpu_check.job import Job
+from streamer.gpu_check.job import Hearing, Job
 from streamer.gpu_check.limits import encoder_weights, state_bytes
 from streamer.gpu_check.sounds import Pcm, cut, speech
 from streamer.gpu_check.ticking import at_work
 
 TOKENS_A_SECOND = 3.0
 LOUD_LOGITS = 8.0  # factor on the joint's last layer: of as many words as there are, some stand out in each frame
-HEARD_S = 4.0  # by each of the streams that the bias is found with
-HEARERS = 32
-HALVINGS = 9
+HEARERS = 32  # streams that the bias is found with
 _BIASES = (-4.0, 40.0)  # between always and never
 _RESERVE = 0.06  # of the memory, and as many bytes as these for graphs, activations and staging
 _RESERVE_BYTES = 8 << 30
@@ -79,12 +77,12 @@ class Speaker:
     bias: float
 
 
-def speaker(job: Job, config: ModelConfig, slots: int, buckets: tuple[int, ...] = ()) -> Speaker:
-    """A model on the job's device that speaks; `slots` are those that it is made for."""
+def speaker(job: Job, config: ModelConfig, chunk: int, slots: int, buckets: tuple[int, ...] = ()) -> Speaker:
+    """A model on the job's device that speaks in chunks of that length; `slots` are those that it is made for."""
     model, tokenizer = make(config), Tokenizer.from_labels(config.labels)
     options = Options(slots, buckets, job.rung, kernels=job.cuda)
     backend = on_device(model, tokenizer, place(job), options)
-    rate, bias = set_blank(backend, speech(job.size.recordings))
+    rate, bias = set_blank(backend, speech(job.size.recordings), chunk, job.size.hearing)
     last_layer(model).bias[config.blank] = bias
     return Speaker(backend, model, tokenizer, rate, bias)
 
@@ -94,23 +92,28 @@ def place(job: Job, dtype: torch.dtype = torch.bfloat16) -> tuple[torch.device, 
     return torch.device(job.device), dtype if job.cuda else torch.float32
 
 
-def set_blank(backend: DeviceBackend, audio: Pcm) -> tuple[float, float]:
-    """Set the blank's bias on the device, where graphs read it; -> tokens a second, the bias."""
-    low, high = _BIASES
+def set_blank(backend: DeviceBackend, audio: Pcm, chunk: int, hearing: Hearing) -> tuple[float, float]:
+    """Set the blank's bias on the device, where graphs read it; -> tokens a second, the bias.
+
+    hearing: seconds of speech that each stream hears, and how often the bias is halved. What a chunk's frames see
+    differs with its length, and with it how often random weights speak.
+    """
+    (low, high), (seconds, halvings) = _BIASES, hearing
+    steps = max(1, int(seconds * SAMPLE_RATE / samples_needed(1, chunk)))
     tried = []
-    for _ in range(HALVINGS):
+    for _ in range(halvings):
         bias = (low + high) / 2
-        rate = _rate_with(backend, bias, audio)
+        rate = _rate_with(backend, bias, audio, (chunk, steps))
         tried.append((abs(rate - TOKENS_A_SECOND), rate, bias))
         low, high = (bias, high) if rate > TOKENS_A_SECOND else (low, bias)
     _, rate, bias = min(tried)
-    return round(_rate_with(backend, bias, audio), 2), bias
+    return round(_rate_with(backend, bias, audio, (chunk, steps)), 2), bias
 
 
-def _rate_with(backend: DeviceBackend, bias: float, audio: Pcm) -> float:
+def _rate_with(backend: DeviceBackend, bias: float, audio: Pcm, talk: tuple[int, int]) -> float:
     with at_work(backend):
         bias_of(backend._model)[backend.config.blank] = bias
-    return _rate(backend, audio)
+    return _rate(backend, audio, talk)
 
 
 def bias_of(model: DeviceModel) -> torch.Tensor:
@@ -119,10 +122,9 @@ def bias_of(model: DeviceModel) -> torch.Tensor:
     return model.networks.out[1]
 
 
-def _rate(backend: DeviceBackend, audio: Pcm) -> float:
-    """Tokens a second of some streams that hear a few seconds of speech in the longest chunks."""
-    chunk, count = max(backend.config.chunks), min(HEARERS, backend.slots)
-    steps = max(1, int(HEARD_S * SAMPLE_RATE / samples_needed(1, chunk)))
+def _rate(backend: DeviceBackend, audio: Pcm, talk: tuple[int, int]) -> float:
+    """Tokens a second of some streams that hear speech; talk: frames of a chunk, and how many chunks."""
+    (chunk, steps), count = talk, min(HEARERS, backend.slots)
     for slot in range(count):
         backend.open(slot)
     tokens = 0

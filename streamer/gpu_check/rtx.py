@@ -66,7 +66,7 @@ def _steps(job: Job, config: ModelConfig, folder: Path) -> dict[str, Any]:
     _exported(narrow, narrow.latencies_ms[narrow.chunks.index(chunk)], folder)
     backend = _opened(job, folder, SLOTS)
     audio = speech(job.size.recordings)
-    rate, _ = set_blank(backend, audio)
+    rate, _ = set_blank(backend, audio, chunk, job.size.hearing)
     steps: dict[str, Any] = {}
     for rows in (rows for rows in job.size.batches if rows <= SLOTS):
         steps[str(rows)] = step_times(backend, audio, (rows, chunk), job.size.ticks) if job.has(STEPS_S) else NO_TIME

@@ -37,7 +37,7 @@ def run(job: Job, latency_ms: int) -> None:
     config = narrowed(whole, chunk)
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
         folder = Path(name)
-        spoken = speaker(job, config, min(job.size.slots, 64), (8, 32, 64))
+        spoken = speaker(job, config, chunk, min(job.size.slots, 64), (8, 32, 64))
         job.note(model=MODEL, latency_ms=latency_ms, tokens_a_second=spoken.tokens_a_second, tail_ms=TAIL_MS, tries=[])
         save(spoken.model, spoken.tokenizer, folder / "model", torch.float32)
         del spoken

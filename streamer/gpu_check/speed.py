@@ -28,7 +28,7 @@ def run(job: Job, model: str, latency_ms: int) -> None:
     job.note(reach=reach, model=model, latency_ms=latency_ms, state_bytes=limits.state_bytes(config))
     slots = fitting(job, config, max(job.size.batches))
     before = marks.used_bytes()
-    spoken = speaker(job, config, slots)
+    spoken = speaker(job, config, chunk, slots)
     backend = spoken.backend
     held = marks.used_bytes() - before
     job.note(

@@ -35,7 +35,7 @@ def run(job: Job, model: str, latency_ms: int) -> None:
     chunk = whole.chunk_of(latency_ms)
     config = narrowed(whole, chunk)
     slots = fitting(job, config, job.size.slots)
-    spoken = speaker(job, config, slots)
+    spoken = speaker(job, config, chunk, slots)
     job.note(
         model=model, latency_ms=latency_ms, slots=slots, about=spoken.backend.about,
         tokens_a_second=spoken.tokens_a_second, tail_ms=TAIL_MS, tries=[],
