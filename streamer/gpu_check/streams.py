@@ -24,6 +24,7 @@ RAMP_S, BEGIN_A_SECOND = 2.0, 1500  # in which the streams begin, or longer, so 
 LONG, LONG_FIRST = 7, 4  # from chunks of so many frames on a search begins with so many times the streams
 REST_S = 0.001  # the generator looks this often
 SPARE_SEATS = 0.95  # of the slots: streams that have ended hold theirs until they have heard all
+NONE_PASSED = "none: not one run passed"
 STEP_BACK = 0.94  # where a limit that a search found does not last
 SILENCE = np.zeros(TAIL_MS * SAMPLE_RATE // 1000, np.float32)  # heard at the end, as the daemon does
 AFTER_S = 5.0  # that a run takes beyond its time
@@ -70,7 +71,7 @@ def search(job: Job, runner: Any, what: tuple[int, int]) -> int:
 
 def confirm(job: Job, streams: int, runner: Any, chunk: int) -> Any:
     """A long run; fewer streams where it does not pass."""
-    found: Any = NO_TIME
+    found: Any = NO_TIME if streams else NONE_PASSED
     while streams and job.has(ramp(job, streams) + job.size.confirm_s + AFTER_S):
         ramp_s = ramp(job, streams)
         figures = runner.run(Load(streams, chunk, job.size.confirm_s, ramp_s, job.size.utterance_s))
