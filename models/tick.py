@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from models.arena import ArenaRing, EncoderArena, OnArena
 from models.chunk_mel import ChunkMel
@@ -66,6 +67,9 @@ class DeviceModel:
         self.dtype, self.device = dtype, device
         self.front = ChunkMel(buffers.fb.float().cpu(), buffers.window.float().cpu()).to(device)
         self.model = copy.deepcopy(model).eval().requires_grad_(False).to(device, dtype)
+        for new, old in zip(self.model.modules(), model.modules(), strict=True):
+            if isinstance(old, nn.BatchNorm1d):  # its statistics are no weights: kept exact, as for whole files
+                new.float().load_state_dict(old.state_dict())
         self.networks = Networks.of(model, dtype, device) if self.config.transducer else None
 
 
@@ -125,7 +129,8 @@ class TorchEncoder:
         config, encoder = model.config, model.model.encoder
         with torch.no_grad():
             tables = encoder.position_tables(max(config.chunks) - 1, config.ring - 1)
-        self._tables = [table.contiguous() for table in tables]
+        # In front, so that distance 0 stays where it is: products want rows of whole 16 bytes.
+        self._tables = [F.pad(table, (-table.shape[-1] % 8, 0)).contiguous() for table in tables]
         self._parts: SubsamplingParts | None = None
         self._packed: list[PackedLayer] = []
         if kernels:

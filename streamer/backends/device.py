@@ -32,6 +32,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 _STORED = {torch.float32: np.float32, torch.bfloat16: np.float32, torch.float16: np.float32, torch.int32: np.int64}
 
 
+MakeEncoder = Callable[[DeviceModel, Arena, bool], StepEncoder]  # the last: with our own kernels
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How a device is used. buckets: rows of the ticks that are made ready; () for powers of two up to the slots."""
@@ -71,7 +74,7 @@ class DeviceBackend:
         name: str,
         model: DeviceModel,
         tokenizer: Tokenizer,
-        make_encoder: Callable[[DeviceModel, Arena, bool], StepEncoder],
+        make_encoder: MakeEncoder,
         options: Options,
     ) -> None:
         if not model.config.streaming:
@@ -94,9 +97,22 @@ class DeviceBackend:
         self._device = Device(model.device)
         self._staging: list[Staging] = []
         self.kernels = why_not(model.device) if options.kernels else "told not to"  # None: they run
-        self._encoder = make_encoder(model, self.arena, self.kernels is None)
-        self._ticks = self._make_ticks()
+        self._ticks = self._made(make_encoder)
         log.info("%s: %s", name, ", ".join(f"{key} {value}" for key, value in self.about.items()))
+
+    def _made(self, make_encoder: MakeEncoder) -> dict[tuple[int, int], tuple[Tick, Captured | None]]:
+        """The ticks with our own kernels, or with the library's where those that can run in general fail here."""
+        try:
+            self._encoder = make_encoder(self._model, self.arena, self.kernels is None)
+            return self._make_ticks()
+        except Exception as error:
+            if self.kernels is not None:
+                raise
+            self.kernels = f"{type(error).__name__}: {error}"[:300]
+            log.warning("%s: own kernels failed, the library's take their place: %s", self.name, self.kernels)
+            self._device = Device(self._model.device)
+            self._encoder = make_encoder(self._model, self.arena, False)
+            return self._make_ticks()
 
     def _make_ticks(self) -> dict[tuple[int, int], tuple[Tick, Captured | None]]:
         """Every shape that can come, ready to run; the largest first, so that the others share its memory."""

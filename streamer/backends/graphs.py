@@ -52,6 +52,7 @@ class Captured:
     launch: Callable[[], None]
     reasons: dict[str, str] = field(default_factory=dict)  # of each higher rung: why it is not this one
     failed: set[str] = field(default_factory=set)  # those of them that were tried
+    pool: Any = None  # for the next capture: not always the one that was given
     keep: list[Any] = field(default_factory=list)  # what the graphs point into
 
 
@@ -76,7 +77,10 @@ def capture(program: Program, pool: Any, stream: Any, highest: str = "whole") ->
         if (reason := why_not(rung, program)) is None:
             try:
                 launch, keep = _MAKERS[rung](program, pool, stream)
-                return Captured(rung, launch, reasons, failed, keep)
+                with torch.cuda.stream(stream):
+                    launch()  # what can be captured can still refuse to run
+                stream.synchronize()
+                return Captured(rung, launch, reasons, failed, pool, keep)
             except (
                 Exception
             ) as error:  # torch, the driver and its bindings have a dozen types for "cannot capture this"
@@ -107,8 +111,13 @@ def why_not(rung: str, program: Program) -> str | None:
 
 def _graph(pool: Any, stream: Any, part: Callable[[], None]) -> Any:
     graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-        part()
+    capturing = torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+    try:
+        with torch.inference_mode(), capturing:
+            part()
+    except BaseException:
+        _broken.append(graph)
+        raise
     return graph
 
 
@@ -117,6 +126,8 @@ Made = tuple[Callable[[], None], list[Any]]
 
 def _whole(program: Program, pool: Any, stream: Any) -> Made:
     keep: list[Any] = []
+    if program.loops:
+        _condition_kernel(program.flag.device.index or 0)  # compiled and loaded before anything is captured
 
     def everything() -> None:
         program.head()
@@ -180,6 +191,8 @@ extern "C" __global__ void set_condition(cudaGraphConditionalHandle handle, cons
 }
 """
 _kernels: dict[int, Any] = {}  # of each device, compiled once
+_body_streams: dict[int, Any] = {}  # of each device, the stream on which bodies are captured
+_broken: list[Any] = []  # graphs whose capture failed: the allocator still asks them whose memory is whose
 
 
 @contextmanager
@@ -210,7 +223,7 @@ def while_set(flag: Tensor, keep: list[Any]) -> Iterator[None]:
     (body,) = params.conditional.phGraph_out[:1]
     only = runtime.cudaStreamUpdateCaptureDependenciesFlags.cudaStreamSetCaptureDependencies
     _done(runtime.cudaStreamUpdateCaptureDependencies(raw, [node], *_edges(), 1, only))
-    inner = torch.cuda.Stream(flag.device)
+    inner = _body_stream(flag.device, raw)
     mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     _done(runtime.cudaStreamBeginCaptureToGraph(inner.cuda_stream, body, None, None, 0, mode))
     keep += [arguments, inner, flag]
@@ -221,6 +234,15 @@ def while_set(flag: Tensor, keep: list[Any]) -> Iterator[None]:
     finally:
         ended = runtime.cudaStreamEndCapture(inner.cuda_stream)
     _done(ended)
+
+
+def _body_stream(device: torch.device, captured: int) -> Any:
+    """A stream that is not the one being captured: torch hands out the same 32 in turn."""
+    known = _body_streams.get(device.index or 0)
+    while known is None or known.cuda_stream == captured:
+        known = torch.cuda.Stream(device)
+    _body_streams[device.index or 0] = known
+    return known
 
 
 class _Arguments:
@@ -288,5 +310,5 @@ def _done(answer: tuple[Any, ...]) -> tuple[Any, ...]:
     """What a call of the bindings gave besides its status, which has to be a success."""
     status, *rest = answer
     if int(status) != 0:
-        raise RuntimeError(f"CUDA: got {status!r}, expected success")
+        raise RuntimeError(f"CUDA: got {status!s}, expected success")
     return tuple(rest)

@@ -52,6 +52,7 @@ class Device:
         higher = RUNGS[RUNGS.index(rung) :]
         captured = capture(tick, self._pool, self._stream, next(name for name in higher if name not in self._failed))
         self._failed |= captured.failed
+        self._pool = captured.pool  # a capture that failed leaves its pool unusable
         return captured
 
     def numbers(self, values: Sequence[int]) -> Tensor:

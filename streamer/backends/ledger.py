@@ -145,7 +145,6 @@ class Ledger:
                 place[:start] = 0.0
             if end < width:
                 place[end:] = 0.0
-        pcm[len(rows) :] = 0.0
         places = width // HOP
         first_place = np.where(before == 0, -LEAD, SUBSAMPLING * before - LEAD)
         valid = np.where(last, np.clip(heard // HOP - first_place, 0, places), places)

@@ -100,6 +100,7 @@ def on_device(
 def exact_float32() -> None:
     """float32 means float32: features and the search are exact to rounding, and so is a model in fp32."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # else sums differ by the batch's size
 
 
 def device_of(name: str) -> torch.device:

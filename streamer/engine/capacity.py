@@ -123,7 +123,7 @@ def measured(backend: Backend, chunks: Iterable[int], clock: Clock, longest_s: f
     config = backend.config
     size = f"{config.layers}x{config.d_model}"
     machine = f"{backend.slots} slots, {os.cpu_count()} cpus"
-    name = "/".join((config.name, size, backend.name, backend.precision, machine))
+    name = "/".join((config.name, size, backend.name, *backend.about.values(), machine))
     kept = _read(Path(file))
     if (known := _costs(kept.get(name), wanted)) is not None:
         return known

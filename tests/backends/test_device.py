@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from models.kernels import subsampling
+from models.store import load
+from models.tick import DeviceModel
 from streamer.backends.base import Row, samples_needed
 from streamer.backends.device import DeviceBackend
-from tests.artefacts import Stream, clip, hear, launch, on_cpu, plain
+from tests.artefacts import Stream, checkpoint, clip, hear, launch, on_cpu, plain
 
 
 @pytest.mark.parametrize(("model", "chunk"), [("tdt_bpe", 2), ("prompt_rnnt", 7)])
@@ -24,6 +27,28 @@ def test_the_interpreted_kernels_say_what_the_operators_say(
     assert len(want) >= 3
     assert plain(got) == plain(want)
     np.testing.assert_allclose([t.logp for t in got], [t.logp for t in want], atol=1e-4)
+
+
+def test_kernels_that_fail_here_leave_their_place_to_the_librarys_and_say_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr("models.tick.PackedLayer.of", broken)
+    monkeypatch.setattr("streamer.backends.device.why_not", lambda _device: None)
+    backend = on_cpu("hybrid_bpe", 2, kernels=True)
+    assert backend.about["kernels"] == "library (RuntimeError: no kernel image is available)"
+    assert "no kernel image is available" in caplog.text
+    assert plain(hear(backend, 0, clip("short"), 2)) == plain(hear(on_cpu("hybrid_bpe", 2), 0, clip("short"), 2))
+
+
+def test_statistics_of_a_batch_norm_stay_exact_in_bfloat16() -> None:
+    model, _ = load(checkpoint("rnnt_bpe_bn128"))
+    device = DeviceModel(model, torch.bfloat16, torch.device("cpu"))
+    for ours, its in zip(device.model.encoder.layers, model.encoder.layers, strict=True):
+        assert torch.equal(ours.conv.batch_norm.running_var, its.conv.batch_norm.running_var)
+    assert device.model.encoder.layers[0].feed_forward1.linear1.weight.dtype == torch.bfloat16
 
 
 def test_more_rows_than_the_largest_tick_holds_are_several_ticks(monkeypatch: pytest.MonkeyPatch) -> None:

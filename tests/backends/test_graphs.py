@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -136,6 +137,7 @@ def test_every_rung_runs_all_trips_that_have_work(rung: str, ran: str) -> None:
     program = Counting()
     captured = graphs.capture(program, None, Counting.stream, rung)  # type: ignore[attr-defined]
     assert (captured.rung, captured.reasons) == (rung, {})
+    assert program.ran.endswith(ran), "what was captured runs once before it is needed"
     program.ran = ""
     captured.launch()
     assert program.ran == ran
@@ -159,6 +161,7 @@ def test_a_rung_that_fails_is_left_with_its_reason(
     assert all("not permitted" in reason for reason in captured.reasons.values())
     assert caplog.text.count("not permitted") == 2
     assert pools[0] is not pools[1], "a pool whose capture failed cannot be captured into again"
+    assert captured.pool not in pools
 
 
 @pytest.mark.usefixtures("recording")
@@ -166,6 +169,20 @@ def test_trips_of_torchs_operators_are_neither_a_node_nor_unrolled() -> None:
     captured = graphs.capture(Counting(compiled=False), None, Counting.stream)  # type: ignore[attr-defined]
     assert captured.rung == "bodies"
     assert list(captured.reasons) == ["whole", "unrolled"]
+
+
+def test_bodies_are_never_captured_on_the_stream_that_is_being_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch hands out 32 streams in turn: the 33rd is the first again."""
+    numbers = itertools.cycle(range(32))
+
+    class Stream:
+        def __init__(self, _device: torch.device) -> None:
+            self.cuda_stream = next(numbers)
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(graphs, "_body_streams", {})
+    for captured in (*range(32), 5, 5, 0):
+        assert graphs._body_stream(torch.device("cuda", 0), captured).cuda_stream != captured
 
 
 def test_the_conditions_kernel_compiles_without_a_gpu() -> None:
