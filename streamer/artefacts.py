@@ -17,6 +17,7 @@ from types import ModuleType
 PRETRAINED = Path(__file__).resolve().parent.parent / "models" / "pretrained"
 EXPORTED = "artefact.json"  # the file that makes a folder one that ONNX Runtime can run
 CONFIG = "config.json"  # the file that makes a folder one of a model
+ENGINES = "tensorrt.json"  # the file that makes a folder one of TensorRT engines
 _GZIP = b"\x1f\x8b"
 _LAYOUT = "2"  # part of the cache's key: raise it when the exported graphs change
 _READ_BYTES = 1 << 20
@@ -48,6 +49,8 @@ def resolve(model: str, backend: str = "ort", precision: str = "fp32") -> Path:
         raise NoModel(f"model {model}: no such file or folder")
     if not _may_be_model(path):
         raise NoModel(f"model {model}: neither a .nemo archive nor a model folder ({CONFIG} or {EXPORTED} in it)")
+    if backend != "trt" and (path / ENGINES).is_file():
+        raise NoModel(f"model {model}: holds TensorRT engines, which model.backend=trt runs, and nothing else")
     if backend != "ort" or (path / EXPORTED).is_file():
         return path
     return _cached(path, precision)

@@ -167,7 +167,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.commands.accuracy": COMMAND | {"streamer.bench", "streamer.recordings"},
     "streamer.commands.evaluate": COMMAND | {"streamer.recordings", "jiwer"},
     "streamer.commands.gpu": COMMAND | {"streamer.gpu_check", "torch"},
-    "streamer.gpu_check": {"streamer", "models", "export", "torch", "numpy", "soundfile", "uvloop", "cuda"},
+    "streamer.gpu_check": {"streamer", "models", "export", "torch", "numpy", "soundfile", "uvloop", "cuda", "pip"},
     "models": {"models", "torch", "numpy", "yaml", "safetensors"},
     "models.config": set(),
     "models.languages": set(),

@@ -15,7 +15,7 @@ from streamer.backends.base import Backend, BackendError
 from streamer.backends.device import DeviceBackend, Options
 from streamer.backends.pytorch import device_of, exact_float32
 from streamer.backends.trt_engine import EngineStep, state_dtype
-from streamer.backends.trt_folder import SIDECAR
+from streamer.backends.trt_folder import SIDECAR, Sidecar
 from streamer.backends.trt_open import decoding_model, open_engines
 
 
@@ -24,6 +24,7 @@ def load(model_path: Path, slots: int, threads: int = 1, place: Place | None = N
     place = place or Place()
     if not (model_path / SIDECAR).is_file():
         raise BackendError("model", model_path, f"a folder made by `streamer export --to trt` (it has a {SIDECAR})")
+    Sidecar.read(model_path).check_files(model_path)  # what is wrong with the folder is said without a GPU, too
     torch.set_num_threads(max(1, threads))
     device = device_of(place.device)
     if device.type != "cuda":

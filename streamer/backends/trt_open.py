@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from models.transducer import Model
 from streamer.backends.base import BackendError
 from streamer.backends.trt_engine import Context, Engine
 from streamer.backends.trt_folder import FLAVOURS, WEIGHTS, Here, Sidecar
+
+FEATURES = "features.npz"
 
 _log = logging.getLogger(__name__)
 
@@ -136,9 +139,13 @@ def decoding_model(folder: Path, config: ModelConfig, sidecar: Sidecar) -> Model
         if hasattr(model, name):
             delattr(model, name)
     tensors = _tensors(folder / WEIGHTS, sidecar.hash)
-    with np.load(folder / "features.npz", allow_pickle=False) as arrays:
-        tensors["preprocessor.featurizer.fb"] = torch.from_numpy(arrays["fb"])[None]
-        tensors["preprocessor.featurizer.window"] = torch.from_numpy(arrays["window"])
+    try:
+        with np.load(folder / FEATURES, allow_pickle=False) as arrays:
+            tensors["preprocessor.featurizer.fb"] = torch.from_numpy(arrays["fb"])[None]
+            tensors["preprocessor.featurizer.window"] = torch.from_numpy(arrays["window"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        what = f"{type(error).__name__}: {error}"[:200]
+        raise BackendError(f"{folder.name}/{FEATURES}", what, "filterbank and window; export it again") from error
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if (got := {name: tuple(value.shape) for name, value in tensors.items()}) != expected:
         odd = sorted(name for name in got.keys() | expected.keys() if got.get(name) != expected.get(name))

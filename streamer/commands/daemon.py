@@ -48,7 +48,7 @@ class Daemon:
             # -P: the folder we were started in is not ours to import from.
             command = [sys.executable, "-P", "-m", "streamer", "serve", *self._options]
             self._process = subprocess.Popen(
-                command, stdout=self._log, stderr=self._log, preexec_fn=_signalled_with_parent()
+                command, stdout=self._log, stderr=self._log, preexec_fn=signalled_with_parent()
             )
             stack.callback(self._stop)
             self._wait_until_ready()
@@ -126,7 +126,7 @@ def _leave(kind: int, _: FrameType | None) -> NoReturn:
     raise SystemExit(128 + kind)
 
 
-def _signalled_with_parent() -> Callable[[], None] | None:
+def signalled_with_parent() -> Callable[[], None] | None:
     """What the child does first: it asks Linux for SIGTERM when we die, which SIGKILL gives us no time to send."""
     if not sys.platform.startswith("linux"):
         return None

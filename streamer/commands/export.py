@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from streamer.commands import OK, CommandError, command
+from streamer.commands import OK, CommandError, command, unwound_by_sigterm
 
 PRECISIONS = {"onnx": ("fp32", "int8"), "trt": ("fp16", "bf16", "fp32")}  # the first is the default
 TENSORRT = "tensorrt.json"  # the file that makes a folder one of TensorRT's engines
@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out or Path(_name(source, precision, args.to))
     _check_out(out, source, TENSORRT if args.to == "trt" else EXPORTED)
     if args.to == "trt":
-        _export_engines(source, out, precision, args)
+        with unwound_by_sigterm():  # what is half written goes
+            _export_engines(source, out, precision, args)
     elif args.latency or args.buckets or args.keep_onnx:
         raise CommandError("--latency, --buckets, --keep-onnx: expected only with --to trt; one ONNX graph serves all")
     else:

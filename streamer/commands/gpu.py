@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from streamer.commands import FAILED, OK, CommandError, command, say
+from streamer.commands import FAILED, OK, CommandError, command, say, unwound_by_sigterm
 
 OUT = Path("docs") / "benchmarks"
 
@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     if args.inside:
         return runner.inside(args.inside, plan, args.answer)
     chosen = [part for part in PARTS if part.name in args.part or not args.part]
-    bad = runner.run_all(chosen, plan, say, again=bool(args.part))
+    with unwound_by_sigterm():  # the part that runs ends with us
+        bad = runner.run_all(chosen, plan, say, again=bool(args.part))
     print(report.save(Records(args.out / "gpu.json"), args.out))
     return FAILED if bad else OK
 

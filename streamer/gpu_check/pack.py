@@ -24,10 +24,10 @@ WHEELS = ".gpu/wheels"
 TENSORRT = ".gpu/tensorrt-rtx"
 # What the daemon, its tools and the check import besides torch's own company.
 NEEDED = (
-    "aiohttp", "aiohappyeyeballs", "aiosignal", "attrs", "cffi", "click", "frozenlist", "idna", "jiwer",
-    "markdown-it-py", "mdurl", "multidict", "prometheus-client", "propcache", "pycparser", "pygments", "pyyaml",
-    "rapidfuzz", "rich", "safetensors", "sentencepiece", "soundfile", "soxr", "typing-extensions", "uvloop",
-    "websockets", "yarl",
+    "aiohttp", "aiohappyeyeballs", "aiosignal", "attrs", "cffi", "click", "frozenlist", "idna", "iniconfig", "jiwer",
+    "markdown-it-py", "mdurl", "multidict", "packaging", "pluggy", "prometheus-client", "propcache", "pycparser",
+    "pygments", "pytest", "pyyaml", "rapidfuzz", "rich", "safetensors", "sentencepiece", "soundfile", "soxr",
+    "typing-extensions", "uvloop", "websockets", "yarl",
 )  # fmt: skip
 PLATFORMS = tuple(
     f"manylinux{kind}_x86_64" for kind in ("_2_28", "_2_27", "_2_26", "_2_24", "_2_17", "2014", "_2_12", "2010", "1")

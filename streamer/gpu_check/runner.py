@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streamer.commands.daemon import signalled_with_parent
 from streamer.gpu_check.job import SIZES, Job
 from streamer.gpu_check.parts import LIMIT_S, Part, named
 from streamer.gpu_check.record import CUT, DONE, FAILED, Records, write
@@ -96,7 +97,9 @@ def _process(part: Part, plan: Plan, files: tuple[Path, Path]) -> int | None:
         "--rung", plan.rung,
     ]  # fmt: skip
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, start_new_session=True, preexec_fn=signalled_with_parent()
+        )
         try:
             return process.wait(plan.limit_s)
         except subprocess.TimeoutExpired:

@@ -18,6 +18,7 @@ from models.fingerprint import fingerprint
 from models.store import load
 from models.tokenizer import Tokenizer
 from models.transducer import Model
+from streamer.artefacts import NoModel, resolve
 from streamer.backends.base import BackendError
 from streamer.backends.trt_folder import Sidecar
 from streamer.backends.trt_open import decoding_model, module_of, open_engines
@@ -205,3 +206,22 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "decoder.safetensors").write_bytes(b"cut")
     with pytest.raises(BackendError, match=r"expected the decoder's weights; export it again"):
         decoding_model(tmp_path, model.config, sidecar)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"\x93NUMPY", b"no zip at all", None])
+def test_a_front_end_that_cannot_be_read_is_a_sentence(tmp_path: Path, content: bytes | None) -> None:
+    model, _, sidecar = folder_of("hybrid_bpe", tmp_path)
+    (tmp_path / "features.npz").unlink()
+    if content is not None:
+        (tmp_path / "features.npz").write_bytes(content)
+    with pytest.raises(BackendError, match=r"features\.npz: got .*, expected filterbank and window; export it again$"):
+        decoding_model(tmp_path, model.config, sidecar)
+
+
+def test_a_folder_of_engines_is_told_from_other_models(tmp_path: Path) -> None:
+    folder_of("hybrid_bpe", tmp_path)
+    (tmp_path / "tensorrt.json").write_text("{}")
+    for backend in ("ort", "pytorch"):
+        with pytest.raises(NoModel, match=r"holds TensorRT engines, which model\.backend=trt runs"):
+            resolve(str(tmp_path), backend)
+    assert resolve(str(tmp_path), "trt") == tmp_path

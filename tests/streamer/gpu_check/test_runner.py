@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pip._vendor.packaging.specifiers import SpecifierSet
 
 from streamer.cli import main
 from streamer.gpu_check import pack, parts, provide, report, runner
@@ -199,9 +200,42 @@ def test_a_jobs_time_runs_on_its_clock() -> None:
     assert not job.has(6.5)
 
 
-def test_only_wheels_of_what_is_missing_are_taken(tmp_path: Path) -> None:
-    wheels = [tmp_path / name for name in ("numpy-9.9-cp312-x.whl", "no_such_package-1.0-py3-none-any.whl")]
-    assert provide.missing(wheels) == wheels[1:]
+def test_only_wheels_of_what_is_missing_or_too_old_are_taken(tmp_path: Path) -> None:
+    names = ("numpy-9.9-cp312-x.whl", "no_such_package-1.0-py3-none-any.whl", "prometheus_client-9.9-py3-none-any.whl")
+    wheels = [tmp_path / name for name in names]
+    assert provide.missing(wheels, {}) == wheels[1:2]
+    assert provide.missing(wheels, {"prometheus-client": SpecifierSet(">=5000")}) == wheels[1:]
+
+
+def test_the_check_knows_what_versions_the_project_asks_for() -> None:
+    wanted = provide.bounds()
+    assert not wanted["websockets"].contains("10.4")
+    assert wanted["websockets"].contains("15.0")
+    assert not wanted["pyyaml"].contains("5.3")
+
+
+def test_a_python_without_torch_is_told_which_one_to_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(provide, "find_spec", lambda _name: None)
+    assert provide.main() == 2
+    assert "has no torch; expected one with torch for CUDA: make gpu-check PYTHON=..." in capsys.readouterr().out
+
+
+def test_a_part_ends_with_the_check_that_started_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "streamer", "bench", "gpu", "--device", "cpu", "--size", "small"]
+    check = subprocess.Popen(
+        [*command, "--part", "parity", "--out", str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    children = Path(f"/proc/{check.pid}/task/{check.pid}/children")
+    while not (started := children.read_text().split()):
+        time.sleep(0.05)
+    check.kill()
+    check.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{started[0]}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{started[0]}").exists()
 
 
 def test_the_pack_is_the_commit_with_the_wheels_in_it(tmp_path: Path) -> None:
