@@ -17,6 +17,7 @@ from streamer.errors import printable
 OK, FAILED, USAGE = 0, 1, 2
 TERMINATED = 143  # told to end by SIGTERM
 PREFERRED_LATENCY_MS = 560  # the daemon's own preference (offer.py), so that all commands hear alike
+DEFAULT_BACKEND = "ort"
 DEFAULT_LATENCY = f"{PREFERRED_LATENCY_MS} where the model has it, else its first"  # for help texts
 MOST_THREADS = 256  # as model.threads of the daemon
 TAIL_MS = 640  # silence after a recording, as session.tail_ms of the daemon: lets the last word out
@@ -125,7 +126,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, live: bool = False) -> N
         help="how a .nemo file is exported on first use (default: fp32)",
     )
     parser.add_argument(
-        "--backend", choices=("ort", "pytorch"), default="ort", help="what runs the model (default: ort)"
+        "--backend", choices=("ort", "pytorch"), help=f"what runs the model (default: {DEFAULT_BACKEND})"
     )
     parser.add_argument(
         "--threads",

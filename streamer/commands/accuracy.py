@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from streamer.commands import FAILED, OK, TAIL_MS, CommandError, add_model_flags, command, whole
+from streamer.commands import DEFAULT_BACKEND, FAILED, OK, TAIL_MS, CommandError, add_model_flags, command, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def heard_at(args: argparse.Namespace, entries: list[Any]) -> tuple[str, list[Co
 
     asked = [args.latency]
     if args.latency is None:
-        config = read(artefacts.resolve(args.model, args.backend, args.precision))
+        config = read(artefacts.resolve(args.model, args.backend or DEFAULT_BACKEND, args.precision))
         asked = [str(latency) for latency in sorted(config.latencies_ms, reverse=True)] or [listening.OFFLINE]
     columns, name = [], ""
     for latency in asked:

@@ -79,6 +79,8 @@ def check(args: argparse.Namespace) -> None:
         return
     if args.multichannel:
         raise CommandError("--multichannel: not with --device, which hears the mean of all channels", USAGE)
+    if args.backend is not None:
+        raise CommandError("--backend: not with --device, which always hears with torch", USAGE)
     if args.precision == "int8":
         raise CommandError("--precision int8: not with --device, which has --dtype bf16 and fp32", USAGE)
     if "-" in args.files:

@@ -20,7 +20,7 @@ from models.config import FRAME_S, SAMPLE_RATE, ConfigError, ModelConfig
 from models.tokenizer import Tokenizer
 from streamer import artefacts
 from streamer.backends import load_backend
-from streamer.commands import USAGE, CommandError, default_latency, processors, say
+from streamer.commands import DEFAULT_BACKEND, USAGE, CommandError, default_latency, processors, say
 from streamer.commands.models import read as read_config
 from streamer.decoding import Token
 from streamer.recordings import Unreadable
@@ -196,8 +196,8 @@ def open_listener(args: argparse.Namespace, tail_ms: int, slots: int = SLOTS) ->
     """What the flags of `add_model_flags` ask for."""
     if args.latency == OFFLINE:
         return _open_whole(args)
-    path = artefacts.resolve(args.model, args.backend, args.precision)
-    backend = load_backend(args.backend, path, slots, args.threads or processors())
+    path = artefacts.resolve(args.model, args.backend or DEFAULT_BACKEND, args.precision)
+    backend = load_backend(args.backend or DEFAULT_BACKEND, path, slots, args.threads or processors())
     config = backend.config
     latency_ms = latency_of(args.latency, config)
     transcriber = Transcriber(

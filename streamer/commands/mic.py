@@ -14,7 +14,17 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands import FAILED, OK, USAGE, CommandError, add_model_flags, command, processors, say
+from streamer.commands import (
+    DEFAULT_BACKEND,
+    FAILED,
+    OK,
+    USAGE,
+    CommandError,
+    add_model_flags,
+    command,
+    processors,
+    say,
+)
 
 if TYPE_CHECKING:
     from clients.client import Client
@@ -122,8 +132,8 @@ def _server(args: argparse.Namespace) -> Iterator[tuple[str, str | None, Callabl
     from streamer import artefacts
     from streamer.commands.local import LocalDaemon
 
-    path = artefacts.resolve(args.model, args.backend, args.precision)
-    with LocalDaemon(args.backend, path, args.threads or processors()) as daemon:
+    path = artefacts.resolve(args.model, args.backend or DEFAULT_BACKEND, args.precision)
+    with LocalDaemon(args.backend or DEFAULT_BACKEND, path, args.threads or processors()) as daemon:
         yield daemon.url, daemon.key, daemon.check
 
 

@@ -164,6 +164,7 @@ def test_a_recording_too_long_for_a_full_context_model_is_refused_alone(
         (["--device", "cpu", "-"], "-: standard input is heard as it comes, expected files with --device"),
         (["--device", "cpu", "--multichannel", "a.wav"], "--multichannel: not with --device"),
         (["--device", "cpu", "--precision", "int8", "a.wav"], "--precision int8: not with --device"),
+        (["--device", "cpu", "--backend", "ort", "a.wav"], "--backend: not with --device"),
         (["--device", "cpu", "--audio-root", ".", "a.wav"], "--audio-root: expected --manifest with it"),
         (["--device", "cpu", "--latency", "90", "a.wav"], "--latency 90: "),
         (["--device", "cpu", "--latency", "offline", "a.wav"], "--latency offline: "),
