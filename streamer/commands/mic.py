@@ -39,7 +39,7 @@ FINAL_S = 30.0  # after the end of the capture: the daemon's time to say the res
 REDRAW_S = 0.08  # of audio, between two looks of the level
 SILENCE_SAMPLES = 16_000
 INTERRUPTED = 130
-OF_THE_MODEL = {"model": "", "precision": "fp32", "backend": "ort", "threads": None}  # flags that --local gives a use
+OF_THE_MODEL = {"model": "", "precision": "fp32", "backend": None, "threads": None}  # flags that --local gives a use
 
 
 def add(commands: Any) -> None:
