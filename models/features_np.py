@@ -17,6 +17,7 @@ BINS = FFT // 2 + 1
 HALF = WINDOW // 2  # a frame is centred on sample HOP * t and reads HALF samples on either side
 TAIL = HALF + (HALF - HOP) + 1  # 241: what a chunk reads again of the samples before it, one of them for pre-emphasis
 LAG = SUBSAMPLING * HOP - HALF  # 1080: a chunk's samples begin this much before its first encoder frame's
+LEAD = SUBSAMPLING - 1  # mel places of a stream's first chunk that precede the audio
 BLOCK_FRAMES = 2048  # whole files are worked through in blocks of this many frames, to bound memory
 
 
@@ -111,7 +112,7 @@ class StreamingFeatures:
             _check(len(samples), full - lead, bool(last[row]))
             ends[row] = TAIL + lead + len(samples)
             buffer[row, TAIL + lead : ends[row]] = samples
-            firsts[row] = (SUBSAMPLING - 1) if lead else 0
+            firsts[row] = LEAD if lead else 0
             heard = first_samples[row] + len(samples)
             valid[row] = self._valid(heard, first_samples[row], places) if last[row] else places
             new_tails[row] = buffer[row, ends[row] - TAIL : ends[row]]
@@ -123,7 +124,7 @@ class StreamingFeatures:
     @staticmethod
     def _valid(heard: int, first_sample: int, places: int) -> int:
         """Places of the last chunk that precede the end, when `heard` samples make up the whole stream."""
-        first_place = (first_sample + LAG) // HOP - (SUBSAMPLING - 1) if first_sample else -(SUBSAMPLING - 1)
+        first_place = (first_sample + LAG) // HOP - LEAD if first_sample else -LEAD
         return min(places, max(0, heard // HOP - first_place))
 
     def _mel(self, emphasised: Array, frames: int) -> Array:

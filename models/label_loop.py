@@ -108,7 +108,7 @@ class LabelLoop:
     def __init__(self, networks: Networks, memory: Memory, shape: tuple[int, int]) -> None:
         rows, frames = shape
         self.networks, self.memory = networks, memory
-        self.rows, self.frames, self.most = rows, frames, most_tokens(networks, frames)
+        self.rows, self.frames, self.most = rows, frames, frames * networks.max_symbols
         device, dtype = memory.h.device, networks.by_label.dtype
 
         def whole(*sizes: int) -> Tensor:
@@ -148,11 +148,6 @@ class LabelLoop:
         while self.working.item():
             self.trip()
         self.end()
-
-
-def most_tokens(networks: Networks, frames: int) -> int:
-    """Tokens that a row can say in a window."""
-    return frames * networks.max_symbols
 
 
 def advance_torch(loop: LabelLoop) -> None:

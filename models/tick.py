@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.arena import ArenaRing, EncoderArena, OnArena
 from models.chunk_mel import ChunkMel
 from models.config import FRAME_SAMPLES, SUBSAMPLING, ModelConfig
-from models.features_np import TAIL
+from models.features_np import LEAD, TAIL
 from models.fused import Fused, PackedLayer
 from models.kernels.ring import RingRows
 from models.kernels.search import KernelLoop
@@ -28,7 +28,6 @@ from models.operators import Operators
 from models.transducer import Model
 
 HEADER = ("slot", "frames", "valid", "last", "prompt", "used")  # int32 words of a row before its samples
-LEAD = SUBSAMPLING - 1  # mel places of a stream's first chunk that precede the audio
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,14 @@ def samples_needed(chunk_index: int, chunk: int) -> int:
     return FRAME_SAMPLES * chunk - (FIRST_SHORTER_BY if chunk_index == 0 else 0)
 
 
+def check_turn(slot: int, chunk: int, before: int, done: bool) -> None:
+    """Refuse a chunk after a stream's last one, or of another length than those `before` (0: there were none)."""
+    if done:
+        raise BackendError(f"slot {slot}", "audio after its last chunk", "a new stream")
+    if before not in (0, chunk):
+        raise BackendError(f"slot {slot} chunk", chunk, f"{before}, as before in this stream")
+
+
 def check_row(row: Row, needed: int) -> None:
     """Refuse a row whose samples are not what its next chunk takes."""
     pcm, where = row.pcm, f"slot {row.slot} pcm"

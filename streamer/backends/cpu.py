@@ -14,7 +14,7 @@ from models.config import ModelConfig
 from models.features_np import StreamingFeatures
 from models.tokenizer import Tokenizer
 from streamer.backends.arena import Arena
-from streamer.backends.base import BackendError, Heard, Row, State, Ticket, check_row, samples_needed
+from streamer.backends.base import BackendError, Heard, Row, State, Ticket, check_row, check_turn, samples_needed
 from streamer.decoding import Floats, Greedy, Ints, Networks, Rules, initial_memory
 
 
@@ -114,10 +114,7 @@ class CpuBackend(ABC):
         arena, slot = self.arena, row.slot
         try:
             self._check_slot(slot, opened=True)
-            if arena.done[slot]:
-                raise BackendError(f"slot {slot}", "audio after its last chunk", "a new stream")
-            if arena.chunk[slot] not in (0, chunk):
-                raise BackendError(f"slot {slot} chunk", chunk, f"{arena.chunk[slot]}, as before in this stream")
+            check_turn(slot, chunk, int(arena.chunk[slot]), bool(arena.done[slot]))
             check_row(row, samples_needed(int(arena.frames[slot]) // chunk, chunk))
         except BackendError as error:
             return error

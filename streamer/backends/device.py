@@ -106,7 +106,8 @@ class DeviceBackend:
             self._encoder = make_encoder(self._model, self.arena, self.kernels is None)
             return self._make_ticks()
         except Exception as error:
-            if self.kernels is not None:
+            # A refusal in words, or too little memory, is no fault of the kernels.
+            if self.kernels is not None or isinstance(error, BackendError | torch.OutOfMemoryError):
                 raise
             self.kernels = f"{type(error).__name__}: {error}"[:300]
             log.warning("%s: own kernels failed, the library's take their place: %s", self.name, self.kernels)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.config import HOP, SUBSAMPLING, ModelConfig
+from models.features_np import LEAD
 from streamer.backends.arena import COUNTERS
 from streamer.backends.base import (
     FIRST_SHORTER_BY,
@@ -21,12 +22,11 @@ from streamer.backends.base import (
     Heard,
     Row,
     check_row,
+    check_turn,
     samples_needed,
 )
 
 Ints = NDArray[np.int64]
-FIELDS = 6  # int32 words of a row before its samples, in the order of models.tick.HEADER
-LEAD = SUBSAMPLING - 1  # mel places of a stream's first chunk that precede the audio
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +115,7 @@ class Ledger:
         slot = row.slot
         try:
             self.check_slot(slot, opened=True)
-            if self._done[slot]:
-                raise BackendError(f"slot {slot}", "audio after its last chunk", "a new stream")
-            if self._chunk[slot] not in (0, chunk):
-                raise BackendError(f"slot {slot} chunk", chunk, f"{self._chunk[slot]}, as before in this stream")
+            check_turn(slot, chunk, int(self._chunk[slot]), bool(self._done[slot]))
             check_row(row, samples_needed(int(self._frames[slot]) // chunk, chunk))
         except BackendError as error:
             return error
@@ -132,7 +129,7 @@ class Ledger:
     def fill(self, header: NDArray[np.int32], pcm: NDArray[np.float32], rows: Sequence[Row], at: Columns) -> list[int]:
         """Write a tick's rows, in front of rows of nobody; -> which are too loud or no numbers.
 
-        header (FIELDS, B) and pcm (B, 1280 C), as models.tick.Tick.input has them. The counters stay; see `advance`.
+        header (6, B) and pcm (B, 1280 C), as models.tick.Tick.input has them. The counters stay; see `advance`.
         """
         self.idle(header)
         slots, last, lengths = at.slots, at.last, at.lengths

@@ -9,7 +9,7 @@ import torch
 from models.kernels import subsampling
 from models.store import load
 from models.tick import DeviceModel
-from streamer.backends.base import Row, samples_needed
+from streamer.backends.base import BackendError, Row, samples_needed
 from streamer.backends.device import DeviceBackend
 from tests.artefacts import Stream, checkpoint, clip, hear, launch, on_cpu, plain
 
@@ -41,6 +41,19 @@ def test_kernels_that_fail_here_leave_their_place_to_the_librarys_and_say_so(
     assert backend.about["kernels"] == "library (RuntimeError: no kernel image is available)"
     assert "no kernel image is available" in caplog.text
     assert plain(hear(backend, 0, clip("short"), 2)) == plain(hear(on_cpu("hybrid_bpe", 2), 0, clip("short"), 2))
+
+
+def test_a_refusal_in_words_is_no_fault_of_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusing(*_: object) -> None:
+        raise BackendError("slots", 7, "2 to 4, one of them spare")
+
+    monkeypatch.setattr("models.tick.PackedLayer.of", refusing)
+    monkeypatch.setattr("streamer.backends.device.why_not", lambda _device: None)
+    with pytest.raises(BackendError, match="slots: got 7"):
+        on_cpu("hybrid_bpe", 2, kernels=True)
+    assert not caplog.text
 
 
 def test_statistics_of_a_batch_norm_stay_exact_in_bfloat16() -> None:
