@@ -143,7 +143,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.blocks": {"models.config", "streamer.artefacts", "streamer.audio", "streamer.codecs", "streamer.errors"}
     | {"av", "numpy", "soundfile", "soxr"},
     "streamer.transcriber": {"streamer.backends.base", "streamer.decoding", "models.config", "numpy"},
-    "streamer.bench": {"clients", "streamer.protocols.events"},
+    "streamer.bench": {"clients", "streamer.protocols.events", "streamer.bench"},
+    "streamer.bench.machine": set(),
     "streamer.cli": COMMAND,
     "streamer.commands": COMMAND
     | {"streamer.recordings", "streamer.transcriber", "streamer.backends", "streamer.decoding", "streamer.transcript"}

@@ -84,7 +84,7 @@ def heard_at(args: argparse.Namespace, entries: list[Any]) -> tuple[str, list[Co
 
 def table(columns: list[Column], title: str) -> str:
     """Sources down, latencies across, then speed and machine, as Markdown."""
-    from streamer import bench
+    from streamer.bench.machine import machine
 
     heads = ["whole" if column.latency_ms is None else f"{column.latency_ms} ms" for column in columns]
     rows = [["source", *heads], ["---", *("---:" for _ in heads)]]
@@ -94,7 +94,7 @@ def table(columns: list[Column], title: str) -> str:
     rows.append(["recordings that failed", *(str(column.failed) for column in columns)])
     rows.append(["seconds of audio heard a second", *(f"{c.audio_s / c.wall_s:.0f}" for c in columns)])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    about = [f"- {key}: {value}" for key, value in bench.machine()]
+    about = [f"- {key}: {value}" for key, value in machine()]
     words = columns[0].scores["words"]
     return "\n".join([f"# {title}", "", *lines, "", f"- reference words: {words}", *about]) + "\n"
 

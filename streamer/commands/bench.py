@@ -38,21 +38,21 @@ def add(commands: Any) -> None:
         """,
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
-    load = command(verbs, "load", "concurrent real-time streams: are they on time, are the words right")
-    load.add_argument("--streams", type=whole(1), default=20, metavar="N", help="how many (default: 20)")
-    load.add_argument("--latency", type=whole(1), metavar="MS", help=f"of every stream (default: {DEFAULT_LATENCY})")
-    load.add_argument(
+    flags = command(verbs, "load", "concurrent real-time streams: are they on time, are the words right")
+    flags.add_argument("--streams", type=whole(1), default=20, metavar="N", help="how many (default: 20)")
+    flags.add_argument("--latency", type=whole(1), metavar="MS", help=f"of every stream (default: {DEFAULT_LATENCY})")
+    flags.add_argument(
         "--model", default="", metavar="M", help="model folder or .nemo file (default: the one that ships)"
     )
-    load.add_argument("--url", help="a daemon that runs already with the same model (default: one of our own)")
-    load.add_argument("--out", type=Path, metavar="FOLDER", help="also write the table there")
-    load.add_argument(
+    flags.add_argument("--url", help="a daemon that runs already with the same model (default: one of our own)")
+    flags.add_argument("--out", type=Path, metavar="FOLDER", help="also write the table there")
+    flags.add_argument(
         "words",
         nargs="*",
         metavar="FILE | section.key=value",
         help="what the streams say, in turn (default: the recording that ships); options of our own daemon",
     )
-    load.set_defaults(run=run)
+    flags.set_defaults(run=run)
     accuracy.add(verbs)
     gpu.add(verbs)
 
@@ -60,7 +60,8 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Transcribe once for the reference, then put on the load and compare."""
     from clients.send import read
-    from streamer import artefacts, bench
+    from streamer import artefacts
+    from streamer.bench.load import load, table
     from streamer.commands.daemon import Daemon
 
     files, options = parted(args.words)
@@ -77,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
             own = (f"model.path={model}", "log.level=warning", f"engine.slots={2 * args.streams}")
             daemon = stack.enter_context(Daemon(*own, *options))
             url, pid = daemon.url, daemon.pid
-        outcome = asyncio.run(bench.load(url, recordings, args.streams, latency_ms, pid))
-    table = bench.table(outcome, references, f"{args.streams} real-time streams at {latency_ms} ms, {name}")
-    print(table, end="")
+        outcome = asyncio.run(load(url, recordings, args.streams, latency_ms, pid))
+    text = table(outcome, references, f"{args.streams} real-time streams at {latency_ms} ms, {name}")
+    print(text, end="")
     for number, heard in enumerate(outcome.streams):
         for error in heard.errors:
             say(f"stream {number}: {error}")
     if args.out:
-        (args.out / f"load-{args.streams}x{latency_ms}ms.md").write_text(table, "utf-8")
+        (args.out / f"load-{args.streams}x{latency_ms}ms.md").write_text(text, "utf-8")
     return FAILED if outcome.wrong(references) else OK
 
 

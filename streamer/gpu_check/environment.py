@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from streamer.bench import cpu_name
+from streamer.bench.machine import cpu_name
 from streamer.gpu_check.job import Job
 from streamer.gpu_check.random_models import place
 from streamer.gpu_check.speed import measured

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from models.store import save
-from streamer.bench import cpu_seconds
+from streamer.bench.machine import cpu_seconds
 from streamer.commands import TAIL_MS, daemon
 from streamer.gpu_check.job import Job
 from streamer.gpu_check.random_models import SPARES, fitting, narrowed, speaker

@@ -10,8 +10,7 @@ import pytest
 import soundfile
 
 from clients.send import read
-from streamer import bench
-from streamer.bench import Heard, Load
+from streamer.bench.load import Heard, Load, load, table
 from streamer.cli import main
 from streamer.commands import TAIL_MS, listening
 from streamer.commands.bench import parted
@@ -53,11 +52,11 @@ async def test_streams_take_the_recordings_in_turn(tmp_path: Path) -> None:
         soundfile.write(tmp_path / f"{name}.wav", np.full(int(16000 * seconds), 0.1, np.float32), 16000)
     recordings = [read(tmp_path / f"{name}.wav") for name in "ab"]
     async with served() as url:
-        outcome = await bench.load(url, recordings, 3, 80)
+        outcome = await load(url, recordings, 3, 80)
     assert outcome.audio_s == pytest.approx(1.2)
     assert [heard.errors for heard in outcome.streams] == [[], [], []]
     assert outcome.streams[0].words == outcome.streams[2].words != outcome.streams[1].words
-    assert "| streams | 3 |" in bench.table(outcome, [["no"], ["no"]], "t")
+    assert "| streams | 3 |" in table(outcome, [["no"], ["no"]], "t")
 
 
 def test_accuracy_is_a_table_of_sources_and_latencies(

@@ -6,18 +6,15 @@ A measurement, not a test: the figures go into a table with the machine's name. 
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 import random
 import statistics
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import cycle, islice
-from pathlib import Path
 
 from clients.client import Client, Options
 from clients.send import Recording, send
+from streamer.bench.machine import cpu_seconds, machine
 from streamer.protocols.events import Error, Final, Partial
 
 STAGGER_S = 1.0  # streams begin within this, so that their chunks are not all due at once
@@ -103,15 +100,6 @@ async def _listen(client: Client, began: float, heard: Heard) -> None:
                 heard.errors.append(event.message)
 
 
-def cpu_seconds(pid: int | None) -> float | None:
-    """User and system seconds of a process, on Linux."""
-    stat = Path(f"/proc/{pid}/stat")
-    if pid is None or not stat.exists():
-        return None
-    fields = stat.read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
-
-
 def table(load: Load, references: list[list[str]], title: str) -> str:
     """The run as Markdown: figures first, then the machine."""
     lags = [lag for heard in load.streams for lag in heard.lags_s]
@@ -136,25 +124,3 @@ def _pair(seconds: list[float]) -> str:
     ordered = sorted(seconds)
     late = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
     return f"{1000 * statistics.median(ordered):.0f} / {1000 * late:.0f} ms"
-
-
-def machine() -> list[tuple[str, str]]:
-    """What every table of figures ends with."""
-    processors = f"{cpu_name()}, {os.cpu_count()} processors"
-    return [("machine", processors), ("versions", _versions()), ("date", time.strftime("%Y-%m-%d"))]
-
-
-def cpu_name() -> str:
-    """The processor's own name."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _versions() -> str:
-    names = ("onnxruntime", "numpy", "aiohttp", "websockets")
-    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
