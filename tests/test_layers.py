@@ -145,6 +145,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.transcriber": {"streamer.backends.base", "streamer.decoding", "models.config", "numpy"},
     "streamer.bench": {"clients", "streamer.protocols.events", "streamer.bench"},
     "streamer.bench.machine": set(),
+    "streamer.bench.peer_step": {"numpy", "streamer.backends", "sherpa_onnx"},
+    "streamer.bench.peer_report": {"streamer.bench"},
+    "streamer.bench.peers": {"streamer.bench", "=streamer.gpu_check.record.write", "numpy"},
     "streamer.cli": COMMAND,
     "streamer.commands": COMMAND
     | {"streamer.recordings", "streamer.transcriber", "streamer.backends", "streamer.decoding", "streamer.transcript"}
@@ -167,6 +170,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.commands.bench": COMMAND | {"clients", "streamer.bench", "streamer.recordings"},
     "streamer.commands.accuracy": COMMAND | {"streamer.bench", "streamer.recordings"},
     "streamer.commands.evaluate": COMMAND | {"streamer.recordings", "jiwer"},
+    "streamer.commands.peers": COMMAND | {"clients", "streamer.bench"},
     "streamer.commands.gpu": COMMAND | {"streamer.gpu_check", "torch"},
     "streamer.gpu_check": {"streamer", "models", "export", "torch", "numpy", "soundfile", "uvloop", "cuda", "pip"},
     "models": {"models", "torch", "numpy", "yaml", "safetensors"},

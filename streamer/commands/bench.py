@@ -18,6 +18,7 @@ from streamer.commands import (
     accuracy,
     command,
     gpu,
+    peers,
     say,
     whole,
 )
@@ -55,6 +56,7 @@ def add(commands: Any) -> None:
     flags.set_defaults(run=run)
     accuracy.add(verbs)
     gpu.add(verbs)
+    peers.add(verbs)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,93 @@
+"""`streamer bench peers`: our CPU step beside sherpa-onnx's, on one machine in one run (docs/benchmarks/cpu.md)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from streamer.commands import FAILED, OK, CommandError, command, say, unwound_by_sigterm, whole
+from streamer.commands.demo import SAMPLE
+
+OUT = Path("docs") / "benchmarks"
+
+
+def add(verbs: Any) -> None:
+    """The flags of the verb."""
+    parser = command(
+        verbs,
+        "peers",
+        "our CPU step beside sherpa-onnx's, with the same weights (in the clone)",
+        """
+        streamer bench peers --peers peers --peer-python sherpa/bin/python
+        streamer bench peers --peers peers --peer-python sherpa/bin/python --sizes small --latencies 80 --again
+        streamer bench peers --report
+        """,
+    )
+    parser.add_argument("--peers", type=Path, metavar="FOLDER", help="the models, as peer_model.py leaves them")
+    parser.add_argument("--peer-python", default=sys.executable, metavar="P", help="a Python that has sherpa-onnx")
+    parser.add_argument(
+        "--ours", type=Path, metavar="FOLDER", help="of SIZE-PRECISION exports (default: made from FOLDER/SIZE.nemo)"
+    )
+    several(parser, "--sizes", str, "large small")
+    several(parser, "--precisions", str, "fp32 int8")
+    several(parser, "--latencies", whole(80), "80 160 560 1120")
+    several(parser, "--streams", whole(1), "1 8 32")
+    several(parser, "--threads", whole(1), "1 2")
+    parser.add_argument("--seconds", type=whole(1), default=10, metavar="S", help="of audio a stream (default: 10)")
+    parser.add_argument("--rounds", type=whole(1), default=3, metavar="N", help="of each measurement (default: 3)")
+    parser.add_argument("--again", action="store_true", help="also what was measured before")
+    parser.add_argument("--report", action="store_true", help="only write the tables of what was measured")
+    parser.add_argument(
+        "--target", action="append", default=[], metavar="CELLS=RATIO", help="to reach, e.g. 'large/*/80ms/*=2' (again)"
+    )
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"of tables and cpu.json ({OUT})")
+    parser.set_defaults(run=run)
+
+
+def several(parser: argparse.ArgumentParser, flag: str, kind: Any, default: str) -> None:
+    """A flag that takes some of these."""
+    values = [kind(word) for word in default.split()]
+    parser.add_argument(flag, nargs="+", type=kind, default=values, metavar="X", help=f"(default: {default})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure what was asked for, then write the tables."""
+    from streamer.bench import peer_report, peers
+
+    try:
+        book = peers.Book(args.out)
+        for target in args.target:
+            peer_report.aim(book, target)
+        failed = 0 if args.report else measure(args, book)
+        print(peer_report.save(book, args.out))
+    except peers.PeerError as error:
+        raise CommandError(str(error)) from None
+    return FAILED if failed else OK
+
+
+def measure(args: argparse.Namespace, book: Any) -> int:
+    """How many cells failed."""
+    import functools
+
+    from clients.send import read
+    from streamer import artefacts
+    from streamer.bench import peers
+
+    if args.peers is None:
+        raise CommandError("--peers: expected the folder that peer_model.py made (docs/benchmarks/cpu.md)")
+
+    @functools.cache
+    def ours(size: str, precision: str) -> Path:
+        if args.ours:
+            return Path(args.ours / f"{size}-{precision}")
+        return artefacts.resolve(str(args.peers / f"{size}.nemo"), "ort", precision)
+
+    recording = read(Path(__file__).resolve().parents[2] / SAMPLE)
+    assert recording.rate == 16_000, f"{SAMPLE}: got {recording.rate} Hz"
+    audio = recording.pcm[:, 0]
+    plan = peers.Plan(args.peers, args.peer_python, ours, audio, args.seconds, args.rounds, args.out)
+    chosen = peers.cells(args.sizes, args.precisions, args.latencies, args.streams, args.threads)
+    with unwound_by_sigterm():
+        return peers.run(chosen, plan, book, say, again=args.again)
