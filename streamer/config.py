@@ -91,7 +91,10 @@ class EngineOptions:
     """How streams share the model."""
 
     slots: int = option(
-        32, "streams that fit into memory at once, the spare ones for finalize included", least=2, most=65_536
+        0,
+        "streams at once, the spare ones for finalize included; 0 is what CPU and memory carry, on a GPU 32",
+        least=0,
+        most=65_536,
     )
     budget_ms: float = option(
         250.0, "longest step, and the lateness of a chunk that is still fine, milliseconds", least=1, most=60_000
@@ -211,6 +214,8 @@ def _build(values: Mapping[str, Any]) -> Config:
     config = Config(**{name: SECTIONS[name](**given) for name, given in sections.items()})
     if bool(config.server.tls_cert) != bool(config.server.tls_key):
         raise Refusal("server.tls_cert", config.server.tls_cert, "both server.tls_cert and server.tls_key, or neither")
+    if config.engine.slots == 1:
+        raise Refusal("engine.slots", 1, "2 or more, since one is kept back for finalize; or 0")
     return config
 
 

@@ -78,6 +78,7 @@ async def run(own: socket.socket, bound: Sequence[socket.socket], ring: Ring | N
     await remote.connect(own, ring)
     told = await hello
     remote.config = ModelConfig.from_dict(told["model"])
+    remote.capacity = {int(latency_ms): int(streams) for latency_ms, streams in told["fits"]}
     remote.tokenizer = Tokenizer.from_bytes(told["tokenizer"], base64.b64decode(told["pieces"]))
     front = Front(told, remote)
     logs.set_up(front.config.log.format, front.config.log.level)

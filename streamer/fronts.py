@@ -49,6 +49,7 @@ class Fronts:
         self.exchange = Exchange(self._noted)
         self.engine = Engine(backend, engine_settings(config), self.exchange.deliver, self._count, clock)
         self.exchange.engine = self.engine
+        self.metrics.room(backend.config.latencies_ms, self.engine.fits)
         self.port = 0
         self.processes: dict[int, asyncio.subprocess.Process] = {}  # by place, 0 to server.fronts - 1
         self._stop = asyncio.Event()
@@ -173,6 +174,7 @@ class Fronts:
             model=self.backend.config.to_dict(),
             tokenizer=self.backend.tokenizer.kind,
             pieces=pieces,
+            fits=[list(room) for room in self.engine.fits().items()],
         )
         return line, process
 

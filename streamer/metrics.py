@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -35,6 +36,10 @@ class Spread:
         names = [*map(str, self._edges.tolist()), "+Inf"]
         buckets = list(zip(names, np.cumsum(self._counts).tolist(), strict=True))
         yield HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
+
+
+def _one(fits: Callable[[], Mapping[int, int]], latency_ms: int) -> float:
+    return fits()[latency_ms]
 
 
 class Metrics:
@@ -92,6 +97,13 @@ class Metrics:
         """What the engine runs on, as labels of a gauge that is 1."""
         gauge = Gauge("streamer_backend", "How the model runs: 1.", sorted(about), registry=self.registry)
         gauge.labels(**about).set(1)
+
+    def room(self, latencies_ms: Iterable[int], fits: Callable[[], Mapping[int, int]]) -> None:
+        """How many streams of each latency fit, asked for whenever somebody looks."""
+        text = "Streams of this latency that are kept on time when there are no others."
+        gauge = Gauge("streamer_capacity_streams", text, ["latency_ms"], registry=self.registry)
+        for latency_ms in sorted(latencies_ms):
+            gauge.labels(str(latency_ms)).set_function(partial(_one, fits, latency_ms))
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import streamer
 from models.config import ConfigError, ModelConfig
 from streamer import auth
 from streamer.config import Config
+from streamer.engine import machine
 from streamer.engine.results import EngineSettings
 from streamer.errors import Refusal
 from streamer.protocols.events import Endpointing
@@ -15,6 +17,11 @@ from streamer.protocols.native import Offer
 from streamer.session import SessionSettings
 
 PREFERRED_LATENCY_MS = 560
+AUTOMATIC = 0  # of engine.slots
+MEMORY_SHARE = 0.5  # of the memory that is free at the start: for the states of streams
+MOST_STREAMS = 1024  # of one process on CPUs, unless somebody asks for more
+MOST_ON_DEVICE = 32  # whose memory is taken at once
+IN_MAIN_MEMORY = ("ort", "fake")
 
 
 def offer(config: Config, model: ModelConfig) -> Offer:
@@ -58,7 +65,27 @@ def session_settings(config: Config) -> SessionSettings:
 def engine_settings(config: Config) -> EngineSettings:
     """The engine's part of the options."""
     own = config.engine
-    return EngineSettings(budget_s=own.budget_ms / 1000, max_load=own.max_load, capacity_file=own.capacity_file)
+    automatic = own.slots == AUTOMATIC and config.model.backend in IN_MAIN_MEMORY
+    free = machine.free_bytes() if automatic else None
+    return EngineSettings(
+        budget_s=own.budget_ms / 1000,
+        max_load=own.max_load,
+        capacity_file=own.capacity_file,
+        threads=threads(config),
+        memory_bytes=None if free is None else int(MEMORY_SHARE * free),
+    )
+
+
+def threads(config: Config) -> int:
+    """Threads of one step."""
+    return config.model.threads or machine.processors()
+
+
+def slots(config: Config) -> int:
+    """Streams that the backend is to have room for. On a CPU a state takes memory only once a stream has used it."""
+    if config.engine.slots != AUTOMATIC:
+        return config.engine.slots
+    return MOST_STREAMS if config.model.backend in IN_MAIN_MEMORY else MOST_ON_DEVICE
 
 
 def door(config: Config) -> auth.Door:
@@ -67,8 +94,8 @@ def door(config: Config) -> auth.Door:
     return auth.Door(key=server.key, origins=server.origins, loopback=auth.is_loopback(server.host))
 
 
-def info(offer: Offer, config: Config, model: ModelConfig) -> dict[str, Any]:
-    """What a page needs to know before it connects; nothing in it is secret."""
+def info(offer: Offer, config: Config, model: ModelConfig, fits: Mapping[int, int]) -> dict[str, Any]:
+    """What a page needs to know before it connects; nothing in it is secret. `fits`: streams by latency."""
     return {
         "model": model.name,
         "latencies_ms": sorted(offer.latencies_ms),
@@ -76,6 +103,7 @@ def info(offer: Offer, config: Config, model: ModelConfig) -> dict[str, Any]:
         "languages": list(offer.languages),
         "language": offer.language,
         "key_required": bool(config.server.key),
+        "capacity": {str(latency_ms): streams for latency_ms, streams in fits.items()},
         "rooms": {"watch_needs_key": bool(config.server.key) and not config.rooms.public},
         "version": streamer.__version__,
     }

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
 import socket
 import ssl
 import time
@@ -19,7 +18,7 @@ from models.config import ConfigError
 from streamer import auth, intake, logs, sockets
 from streamer.backends import Place, load_backend
 from streamer.backends.base import Backend
-from streamer.config import Config, Model
+from streamer.config import Config
 from streamer.connection import Connection, House, stream_key
 from streamer.engine.loop import Engine, Full, Result, Step
 from streamer.engine.remote import Remote
@@ -28,7 +27,7 @@ from streamer.fronts import Fronts, calm
 from streamer.guard import Guard
 from streamer.line import CLOSE_S, hang_up
 from streamer.metrics import CONTENT_TYPE, Metrics
-from streamer.offer import door, engine_settings, info, offer, session_settings
+from streamer.offer import door, engine_settings, info, offer, session_settings, slots, threads
 from streamer.pages import Pages
 from streamer.protocols.events import Error
 from streamer.protocols.native import Native, parse_query
@@ -61,6 +60,7 @@ class Daemon:
             self.engine, backend.deliver = backend, self._deliver
         else:
             self.engine = Engine(backend, engine_settings(config), self._from_engine, self._count, clock)
+            self.metrics.room(backend.config.latencies_ms, self.engine.fits)
         self.offer = offer(config, backend.config)
         self.port = 0
         self._house = House(self.engine, self.metrics, config.server, clock)
@@ -222,7 +222,8 @@ class Daemon:
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Vary": "Origin"}
         if (origin := request.headers.get("Origin")) is not None:
             headers["Access-Control-Allow-Origin"] = origin
-        return web.json_response(info(self.offer, self.config, self.backend.config), headers=headers)
+        said = info(self.offer, self.config, self.backend.config, self.engine.fits())
+        return web.json_response(said, headers=headers)
 
     async def _no_room(self) -> str | None:
         if self._stopping:
@@ -377,9 +378,8 @@ def serve(config: Config) -> int:
 
 
 def _backend(config: Config) -> Backend:
-    model: Model = config.model
-    threads = model.threads or os.cpu_count() or 1
-    return load_backend(model.backend, model.path, config.engine.slots, threads, Place(model.device, model.precision))
+    model, place = config.model, Place(config.model.device, config.model.precision)
+    return load_backend(model.backend, model.path, slots(config), threads(config), place)
 
 
 async def _serve(config: Config, backend: Backend, bound: Sequence[socket.socket] = ()) -> int:

@@ -1,67 +1,72 @@
-"""What a step costs, measured, and whether one more stream still fits. Knows no threads; the clock is an argument."""
+"""Whether one more stream still fits: by what steps were measured to cost, and by what they cost of late.
+
+Knows no threads and no clock; time comes in as a value.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from models.config import FRAME_S
-from streamer.backends.base import Backend, Row, samples_needed
+from streamer.backends.base import Backend
+from streamer.engine.costs import Clock, Costs, measure
+from streamer.engine.results import EngineSettings, Step
 
-log = logging.getLogger(__name__)
+__all__ = ["Admission", "Clock", "Costs", "Watch", "measure", "most_streams", "refusal"]
 
-Clock = Callable[[], float]
-TIMED_STEPS = 5  # after the first, which is colder and shorter; fewer where they are long
-TIMED_S = 0.05  # enough of them
-SOUNDS = 16  # noises that the rows share: those of thousands would take longer to make than to step
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """Seconds of a step by chunk length and rows, between and beyond the measured points on straight lines."""
-
-    points: Mapping[int, tuple[tuple[int, float], ...]]  # chunk -> ((rows, seconds), ...), rows growing
-
-    def __post_init__(self) -> None:
-        for chunk, points in self.points.items():
-            rows = [r for r, _ in points]
-            good = rows == sorted(set(rows)) and rows[:1] == [1] and all(0 <= s < math.inf for _, s in points)
-            if not good:
-                raise ValueError(f"costs of chunk {chunk}: got {points}, expected growing rows from 1 and seconds")
-
-    def seconds(self, chunk: int, rows: int) -> float:
-        """One step of `rows` rows; no rows cost nothing."""
-        points = self.points[chunk]
-        if rows <= 0:
-            return 0.0
-        if rows > points[-1][0]:
-            return points[-1][1] * rows / points[-1][0]
-        at = bisect_left(points, (rows,))
-        wider, most = points[at]
-        if wider == rows:
-            return most
-        narrower, least = points[at - 1]
-        return least + (most - least) * (rows - narrower) / (wider - narrower)
-
-    def load(self, streams: Mapping[int, int]) -> float:
-        """Share of all time that so many streams per chunk length take, when those of one length step together."""
-        return sum(self.seconds(chunk, count) / (chunk * FRAME_S) for chunk, count in streams.items())
+PRIOR_S = 2.0  # the table counts as so many seconds of steps that took what it says
+STEPS_S = 10.0  # and steps are forgotten after about so many seconds of later ones
+MOST_PACE = 4.0  # times the table: beyond it something else is wrong
+LATE_S = 5.0  # lateness is forgotten after about this
+LATE_SHARE = 0.05  # of the chunks: more that are later than the budget, and nobody else comes in
+LATE_ROWS = 20.0  # fewer chunks than this say nothing
 
 
-def refusal(streams: Mapping[int, int], chunk: int, costs: Costs, max_load: float) -> str | None:
-    """Why one more stream of `chunk` does not fit, in words; None if it does."""
+class Watch:
+    """What steps cost and how late chunks were in the last seconds. The table is of a moment; this is of now.
+
+    So a table from a busy minute gives way to what is seen, and so does one from an idle machine that others use now.
+    """
+
+    def __init__(self) -> None:
+        self._expected_s = self._took_s = 0.0
+        self._rows = self._late = 0.0
+        self._at = -math.inf
+
+    def stepped(self, expected_s: float, took_s: float) -> None:
+        """A step ended: its time by the table, and the time it took."""
+        keep = math.exp(-took_s / STEPS_S)
+        self._expected_s, self._took_s = self._expected_s * keep + expected_s, self._took_s * keep + took_s
+
+    def ended(self, now: float, late_s: Sequence[float], budget_s: float) -> None:
+        """So late were chunks that came as they were spoken."""
+        self._fade(now)
+        self._rows += len(late_s)
+        self._late += sum(late > budget_s for late in late_s)
+
+    @property
+    def pace(self) -> float:
+        """How many times what the table says steps take."""
+        pace = (PRIOR_S + self._took_s) / (PRIOR_S + self._expected_s)
+        return min(MOST_PACE, max(1 / MOST_PACE, pace))
+
+    def late(self, now: float) -> float:
+        """Share of the chunks that were later than the budget; 0 where there were too few to say."""
+        self._fade(now)
+        return self._late / self._rows if self._rows >= LATE_ROWS else 0.0
+
+    def _fade(self, now: float) -> None:
+        if now > self._at:
+            keep = math.exp((self._at - now) / LATE_S)
+            self._rows, self._late, self._at = self._rows * keep, self._late * keep, now
+
+
+def refusal(streams: Mapping[int, int], chunk: int, costs: Costs, max_load: float, pace: float = 1.0) -> str | None:
+    """Why one more stream of `chunk` does not fit, in words; None if it does. Steps take `pace` times their costs."""
     wanted = dict(streams)
     wanted[chunk] = wanted.get(chunk, 0) + 1
-    load = costs.load(wanted)
+    load = pace * costs.load(wanted)
     if load <= max_load:
         return None
     count = sum(streams.values())
@@ -69,87 +74,40 @@ def refusal(streams: Mapping[int, int], chunk: int, costs: Costs, max_load: floa
     return f"{more}, expected at most {max_load:.0%}"
 
 
-def measure(backend: Backend, chunks: Iterable[int], clock: Clock, longest_s: float) -> Costs:
-    """Step 1, 2, 4 ... rows of faint noise. Stops at steps too long to be ever planned; beyond them is a line.
+class Admission:
+    """Who comes in: as many as the steps' time, their lateness and the memory allow."""
 
-    More rows never cost less, nor more than the same rows in narrower steps would: a figure outside of that comes from
-    a machine that was busy with something else at that moment, and would keep streams apart for the daemon's life.
-    """
-    noise = np.random.default_rng(0)
-    table: dict[int, tuple[tuple[int, float], ...]] = {}
-    for chunk in sorted(set(chunks)):
-        points: list[tuple[int, float]] = []
-        for rows in _sizes(backend.slots):
-            seconds = _step_s(backend, chunk, rows, (noise, clock))
-            if points:
-                narrower, least = points[-1]
-                seconds = min(max(seconds, least), least * rows / narrower)
-            points.append((rows, seconds))
-            if points[-1][1] > longest_s:
-                break
-        table[chunk] = tuple(points)
-    return Costs(table)
+    def __init__(self, costs: Costs, settings: EngineSettings, most: int) -> None:
+        """`most`: streams that memory has room for."""
+        self.costs, self.most = costs, most
+        self._settings, self._watch = settings, Watch()
 
+    def stepped(self, now: float, step: Step) -> None:
+        """What a step was like."""
+        if not step.failed:
+            self._watch.stepped(step.expected_s, step.seconds)
+            self._watch.ended(now, step.live_late_s, self._settings.budget_s)
 
-def _sizes(slots: int) -> list[int]:
-    return sorted({*(2**k for k in range(int(math.log2(slots)) + 1)), slots})
+    def fits(self, chunk: int) -> int:
+        """Streams of `chunk`, with none beside them, that are kept on time as steps are now."""
+        return min(self.most, self.costs.fits(chunk, self._settings.max_load / self._watch.pace))
 
-
-def _step_s(backend: Backend, chunk: int, rows: int, tools: tuple[np.random.Generator, Clock]) -> float:
-    noise, clock = tools
-    for slot in range(rows):
-        backend.open(slot)
-    best, spent = math.inf, 0.0
-    for step in range(1 + TIMED_STEPS):
-        if step > 2 and spent > TIMED_S:
-            break
-        samples = samples_needed(step, chunk)
-        sounds = [noise.normal(0, 0.01, samples).astype(np.float32) for _ in range(min(rows, SOUNDS))]
-        batch = [Row(slot, sounds[slot % SOUNDS]) for slot in range(rows)]
-        start = clock()
-        for result in backend.collect(backend.launch(chunk, batch)):
-            if isinstance(result, Exception):
-                raise result
-        took = clock() - start
-        best, spent = (min(best, took), spent + took) if step else (best, spent)
-    return best
+    def refusal(self, now: float, streams: Mapping[int, int], chunk: int) -> str | None:
+        """Why one more stream of `chunk` does not fit, in words; None if it does."""
+        count, own = sum(streams.values()), self._settings
+        if count >= self.most:
+            return f"{count} streams are heard now, expected fewer: all slots are taken; try again later"
+        if (late := self._watch.late(now)) > LATE_SHARE:
+            behind = f"{late:.0%} of their chunks are more than {1000 * own.budget_s:.0f} ms late"
+            return f"{count} streams are heard now and {behind}, expected at most {LATE_SHARE:.0%}; try again later"
+        if (reason := refusal(streams, chunk, self.costs, own.max_load, self._watch.pace)) is None:
+            return None
+        return f"{reason}; of {1000 * chunk * FRAME_S:.0f} ms {self.fits(chunk)} fit; try again later"
 
 
-def measured(backend: Backend, chunks: Iterable[int], clock: Clock, longest_s: float, file: str) -> Costs:
-    """From `file` if this model and machine were measured before, else measured now and kept there."""
-    wanted = sorted(set(chunks))
-    if not file:
-        return measure(backend, wanted, clock, longest_s)
-    config = backend.config
-    size = f"{config.layers}x{config.d_model}"
-    machine = f"{backend.slots} slots, {os.cpu_count()} cpus"
-    name = "/".join((config.name, size, backend.name, *backend.about.values(), machine))
-    kept = _read(Path(file))
-    if (known := _costs(kept.get(name), wanted)) is not None:
-        return known
-    costs = measure(backend, wanted, clock, longest_s)
-    kept[name] = {str(chunk): [list(point) for point in points] for chunk, points in costs.points.items()}
-    try:
-        Path(file).write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-    except OSError as error:
-        why = f"expected a file that can be written ({error.strerror}); the next start measures again"
-        log.warning("engine.capacity_file=%s: %s", file, why)
-    return costs
-
-
-def _costs(kept: Any, wanted: list[int]) -> Costs | None:
-    """What was kept as costs of exactly the wanted chunks; None for anything that is not that."""
-    try:
-        points = {int(chunk): tuple((int(r), float(s)) for r, s in points) for chunk, points in kept.items()}
-        return Costs(points) if sorted(points) == wanted else None
-    except (AttributeError, TypeError, ValueError, OverflowError):
-        return None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What was kept; a file that cannot be read is as good as none, since all of it can be measured again."""
-    try:
-        kept = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return kept if isinstance(kept, dict) else {}
+def most_streams(backend: Backend, slots: int, memory_bytes: int | None) -> int:
+    """As many as find a slot, and as memory holds, where it is limited. No stream is open yet."""
+    if memory_bytes is None:
+        return slots
+    backend.open(0)
+    return max(1, min(slots, memory_bytes // sum(array.nbytes for array in backend.take(0).arrays.values())))

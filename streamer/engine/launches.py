@@ -88,7 +88,7 @@ class Launches:
             ticket = self._backend.launch(chunk, rows)
         except Exception as fault:
             return self._failed(streams, started, fault)
-        self._under_way.append(Launch(streams, ticket, started, self._cost(chunk, len(rows))))
+        self._under_way.append(Launch(streams, ticket, started, self._cost(chunk, self._width(rows))))
         return None
 
     def collect(self) -> Landed:
@@ -100,18 +100,25 @@ class Launches:
             assert len(outcomes) == len(streams), f"step: got {len(outcomes)} results, expected {len(streams)}"
         except Exception as fault:
             return self._failed(streams, launch.started, fault)
-        self._note(streams, launch.started, failed=False)
+        self._note(streams, launch.started, launch.expected_s)
         return Landed(streams, outcomes, None)
+
+    def _width(self, rows: Sequence[Row]) -> int:
+        """Rows that the backend computes."""
+        slots = [row.slot for row in rows]
+        return max(slots) - min(slots) + 1 if self._backend.contiguous else len(slots)
 
     def _failed(self, streams: list[Stream], started: float, fault: Exception) -> Landed:
         log.error("a step of %d rows failed", len(streams), exc_info=fault)
-        self._note(streams, started, failed=True)
+        self._note(streams, started, None)
         return Landed(streams, [fault] * len(streams), fault)
 
-    def _note(self, streams: Sequence[Stream], started: float, *, failed: bool) -> None:
-        """A step's own time begins when the device had done the one before it."""
+    def _note(self, streams: Sequence[Stream], started: float, expected_s: float | None) -> None:
+        """A step's own time begins when the device had done the one before it. No expected time: it failed."""
         ended = self._clock()
         waits = tuple([started - stream.arrived_at for stream in streams])
         late = tuple([ended - stream.due_at if ended > stream.due_at else 0.0 for stream in streams])
-        self._observe(Step(streams[0].chunk, ended - max(started, self._ended), waits, late, failed))
+        live = tuple([s for s, stream in zip(late, streams, strict=True) if s and not stream.closing])
+        took, failed = ended - max(started, self._ended), expected_s is None
+        self._observe(Step(streams[0].chunk, took, waits, late, failed, expected_s or 0.0, live))
         self._ended = ended

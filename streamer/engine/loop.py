@@ -17,11 +17,12 @@ from functools import partial
 
 import numpy as np
 
-from models.config import HOP
+from models.config import FRAME_S, HOP
 from streamer.actions import Heard
 from streamer.backends.base import Backend, Row, samples_needed
 from streamer.decoding import Token
-from streamer.engine.capacity import Costs, measured, refusal
+from streamer.engine.capacity import Admission, Costs, most_streams
+from streamer.engine.kept import Kept
 from streamer.engine.launches import Landed, Launches
 from streamer.engine.results import EngineSettings, Failed, Full, Result, Step
 from streamer.engine.scheduler import Machine
@@ -68,12 +69,23 @@ class Engine:
 
     def start(self, costs: Costs | None = None) -> None:
         """Measure what steps cost, unless it is known, and begin."""
-        chunks, settings = self.backend.config.chunks, self.settings
-        self._costs = costs or measured(self.backend, chunks, self._clock, settings.budget_s, settings.capacity_file)
-        machine = Machine(self._costs.seconds, settings.budget_s, self.backend.contiguous)
+        chunks, own = self.backend.config.chunks, self.settings
+        if costs is None:
+            busy = time.process_time if self.backend.about.get("device") == "cpu" else None
+            kept = Kept(own.capacity_file, own.threads)
+            costs = kept.costs(self.backend, chunks, self._clock, own.budget_s, busy)
+        most = most_streams(self.backend, self._slots.count - self._slots.spare, own.memory_bytes)
+        self._admission = Admission(costs, own, most)
+        machine = Machine(costs.seconds, own.budget_s, self.backend.contiguous)
         self._waiting: Waiting = Ranges(machine) if machine.contiguous else Lists(machine)
-        self._launches = Launches(self.backend, machine.cost, self._observe, self._clock)
+        self._launches = Launches(self.backend, machine.cost, self._stepped, self._clock)
+        log.info("streams that fit: %s", ", ".join(f"{n} at {ms} ms" for ms, n in self.fits().items()))
         self._thread.start()
+
+    def fits(self) -> dict[int, int]:
+        """How many streams are kept on time if all have the same latency, by that latency in milliseconds."""
+        with self._lock:
+            return {round(1000 * FRAME_S * c): self._admission.fits(c) for c in sorted(self.backend.config.chunks)}
 
     def open(self, stream_id: str, chunk: int, prompt: int | None = None) -> None:
         """A slot for a new stream; raises Full with the reason where there is none."""
@@ -169,8 +181,8 @@ class Engine:
         if self.failure is not None or self._stopping:
             return self.failure or "the engine stops, expected a running one"
         if not self._slots.can_lease():
-            return f"{len(self._streams)} streams are heard now, expected fewer: all slots are taken"
-        return refusal(self._counts, chunk, self._costs, self.settings.max_load)
+            return f"{len(self._streams)} streams are heard now, expected fewer: all slots are taken; try again later"
+        return self._admission.refusal(self._clock(), self._counts, chunk)
 
     def _feed(self, stream_id: str, pcm: Pcm, now: float) -> None:
         stream = self._streams.get(stream_id)
@@ -230,6 +242,11 @@ class Engine:
                 self._forget(stream)
             self._changed.notify()
         self._deliver([Result(stream.key, Failed("internal", reason)) for stream in lost])
+
+    def _stepped(self, step: Step) -> None:
+        with self._lock:
+            self._admission.stepped(self._clock(), step)
+        self._observe(step)
 
     def _next(self) -> Work | None:
         """Wait until there is something to do: copies to make, a batch to launch or one to collect. None at the end."""

@@ -57,10 +57,11 @@ class _Voice:
 class Remote(asyncio.BufferedProtocol):
     """`connect` first. `deliver` gets results on the event loop, `noted` what the engine's process says besides.
 
-    `config` and `tokenizer` are set by whoever is told of them, before there are streams.
+    `config`, `tokenizer` and `capacity` are set by whoever is told of them, before there are streams.
     """
 
     config: ModelConfig
+    capacity: dict[int, int]  # latency in milliseconds -> streams that fit, as it was when the front began
     tokenizer: Any  # models.tokenizer.Tokenizer
 
     def __init__(self, deliver: Callable[[list[Result]], None], noted: Callable[[Note], None], clock: Clock) -> None:
@@ -103,6 +104,10 @@ class Remote(asyncio.BufferedProtocol):
     async def vacancy(self, chunk: int) -> str | None:
         """Why a stream of `chunk` would be refused now; None if it would not."""
         return await self._question(Verb.ROOM, next(self._numbers), chunk, 0)
+
+    def fits(self) -> dict[int, int]:
+        """How many streams are kept on time, by their latency in milliseconds."""
+        return self.capacity
 
     def feed(self, stream_id: str, pcm: Pcm) -> None:
         """More of the stream's audio, 16 kHz. Streams that have ended are left alone, here and below."""

@@ -37,6 +37,8 @@ class Step:
     waits_s: tuple[float, ...]  # per row: from its audio's arrival to the step's start
     late_s: tuple[float, ...]  # per row: from when it was due to the step's end
     failed: bool
+    expected_s: float = 0.0  # what the table said that it would take
+    live_late_s: tuple[float, ...] = ()  # as late_s, of the rows alone that came as they were spoken and go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +48,5 @@ class EngineSettings:
     budget_s: float = 0.25
     max_load: float = 0.85
     capacity_file: str = ""
+    threads: int = 0  # of a step, for the file
+    memory_bytes: int | None = None  # for the streams' states; None: all slots may be filled

@@ -101,6 +101,7 @@ async def test_words_are_those_of_one_process() -> None:
         assert await home.get("/readyz") == (200, "ready\n")
         assert home.fronts._numbers == {}, "nobody asked yet"
         values = numbers((await home.get("/metrics"))[1])
+        fits = json.loads((await home.get("/v1/info"))[1])["capacity"]
         own = [numbers_of(part)["streamer_streams_opened_total"] for part in home.fronts._numbers.values()]
     assert [without_ids(messages) for messages in said] == [without_ids(messages) for messages in alone]
     assert [finals(messages) for messages in said] == texts
@@ -110,6 +111,7 @@ async def test_words_are_those_of_one_process() -> None:
     assert values['streamer_steps_total{chunk="1"}'] > 10, "the engine's own numbers are missing"
     assert values["streamer_queue_wait_seconds_count"] >= values['streamer_steps_total{chunk="1"}']
     assert values["streamer_final_latency_seconds_count"] == MANY
+    assert values['streamer_capacity_streams{latency_ms="80"}'] == fits["80"] == 30
 
 
 async def test_finalize_is_answered_through_a_front_and_the_stream_goes_on() -> None:

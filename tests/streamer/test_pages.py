@@ -214,6 +214,7 @@ async def test_info_tells_the_page_what_it_can_ask_for(http: ClientSession) -> N
             "languages": [],
             "language": None,
             "key_required": False,
+            "capacity": {"80": 7, "160": 7, "560": 7, "1120": 7},
             "rooms": {"watch_needs_key": False},
             "version": streamer.__version__,
         }

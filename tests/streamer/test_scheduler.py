@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.config import FRAME_S, SAMPLE_RATE
-from streamer.backends.base import Row, samples_needed
-from streamer.backends.fake import FakeBackend
-from streamer.engine.capacity import Costs, measure, measured, refusal
+from streamer.backends.base import samples_needed
+from streamer.engine.capacity import refusal
+from streamer.engine.costs import Costs
 from streamer.engine.scheduler import Batch, Machine, plan
 from streamer.engine.slots import Lease
 from streamer.engine.stream import BURST_S, Ready, Stream
@@ -266,88 +263,3 @@ def test_chunks_are_the_stream_cut_at_the_fixed_places_whatever_the_pieces(piece
     pcm, last = stream.take()
     assert last
     assert np.array_equal(np.concatenate([*chunks, pcm]), whole)
-
-
-# Admission.
-
-
-def test_a_stream_that_would_not_fit_is_refused_in_words() -> None:
-    costs = Costs({7: ((1, 0.1), (8, 0.4))})
-    assert refusal({}, 7, costs, 0.85) is None
-    words = refusal({7: 8}, 7, costs, 0.7)
-    assert words is not None
-    assert words == "8 streams are heard now and one more would take 80% of the time, expected at most 70%"
-
-
-def test_costs_lie_on_lines_between_and_beyond_what_was_measured() -> None:
-    costs = Costs({1: ((1, 0.1), (3, 0.2))})
-    assert [costs.seconds(1, rows) for rows in (0, 1, 2, 3, 6)] == pytest.approx([0.0, 0.1, 0.15, 0.2, 0.4])
-    with pytest.raises(ValueError, match="growing rows"):
-        Costs({1: ((2, 0.1),)})
-
-
-def test_what_was_measured_is_kept_and_a_broken_file_is_measured_again(tmp_path: Path) -> None:
-    file = tmp_path / "capacity.json"
-    ticks = iter(range(100_000))
-    first = measured(FakeBackend(4), (1, 7), lambda: next(ticks) * 0.001, 1.0, str(file))
-    assert json.loads(file.read_text())
-    backend = FakeBackend(4)
-    assert measured(backend, (1, 7), lambda: 0.0, 1.0, str(file)) == first
-    assert backend.launches == 0
-    good = file.read_text()
-    (name,) = json.loads(good)
-    nonsense = [good.replace("[", "{", 1), *(json.dumps({name: value}) for value in NONSENSE), "[]", "{broken", "\0"]
-    for text in nonsense:
-        file.write_text(text)
-        backend = FakeBackend(4)
-        assert measured(backend, (1, 7), lambda: next(ticks) * 0.001, 1.0, str(file)).points.keys() == {1, 7}, text
-        assert backend.launches > 0, text
-
-
-NONSENSE: list[object] = [
-    None,
-    3,
-    {"1": [[1, 0.1]]},
-    {"1": 5, "7": 6},
-    {"one": [], "7": []},
-    {"1": [[1, "x"]], "7": [[1, 0.1]]},
-    {"1": [[1, float("nan")]], "7": [[1, 0.1]]},
-    {"1": [[float("inf"), 1]], "7": [[1, 0.1]]},
-    {"1": [[1, 0.1, 3]], "7": [[1, 0.1]]},
-    {"1": [], "7": [[1, 0.1]]},
-]
-
-
-def test_a_file_that_cannot_be_written_costs_a_warning_and_nothing_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for file in (tmp_path / "no" / "folder" / "x.json", tmp_path):
-        assert measured(FakeBackend(4), (1,), lambda: 0.0, 1.0, str(file)).points.keys() == {1}
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
-    assert "engine.capacity_file=" in caplog.messages[0]
-
-
-class Disturbed(FakeBackend):
-    """Steps of two rows are measured while something else has the machine."""
-
-    now = 0.0
-
-    def launch(self, chunk: int, rows: Sequence[Row]) -> object:
-        self.now += {1: 0.01, 2: 1.0, 4: 0.02}[len(rows)]
-        return super().launch(chunk, rows)
-
-
-def test_a_disturbed_measurement_does_not_keep_streams_apart() -> None:
-    backend = Disturbed(4)
-    costs = measure(backend, (1,), lambda: backend.now, 10.0)
-    assert costs.points[1] == ((1, pytest.approx(0.01)), (2, pytest.approx(0.02)), (4, pytest.approx(0.02)))
-    rows = [Ready(slot, 1, 0.0, False) for slot in range(4)]
-    assert [len(batch.rows) for batch in plan(1.0, rows, Machine(costs.seconds, 1.0, True))] == [4]
-
-
-def test_steps_longer_than_any_that_is_planned_are_not_measured() -> None:
-    backend = FakeBackend(8)
-    ticks = iter(range(100_000))
-    costs = measured(backend, (1,), lambda: next(ticks) * 0.3, 0.25, "")
-    assert [rows for rows, _ in costs.points[1]] == [1]
-    assert backend.launches == 3

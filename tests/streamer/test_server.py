@@ -215,7 +215,8 @@ async def test_past_capacity_a_stream_is_refused_in_words_and_taken_when_there_i
             async with home.client() as third:
                 (error,) = await listen(third)
                 assert (error["type"], error["code"]) == ("error", "at_capacity")
-                assert "2 streams" in error["message"]
+                full = "server: 2 streams are heard now, expected fewer: all slots are taken; try again later"
+                assert error["message"] == full
                 assert third.close_code == 1013
             status, reason = await get(home, "/readyz")
             assert status == 503

@@ -110,7 +110,10 @@ def test_the_bounds_of_rooms_are_the_ones_in_the_code() -> None:
 def test_the_example_of_info_has_its_fields() -> None:
     model = dataclasses.replace(FAKE, name="streamer-small-en")
     (line,) = examples("json info")
-    assert json.loads(line) == info(offer(Config(), model), Config(), model)
+    shown = json.loads(line)
+    fits = {int(latency_ms): streams for latency_ms, streams in shown["capacity"].items()}
+    assert sorted(fits) == shown["latencies_ms"]
+    assert shown == info(offer(Config(), model), Config(), model, fits)
 
 
 def test_the_refusals_shown_are_the_ones_that_are_said() -> None:

@@ -1,0 +1,177 @@
+"""What steps cost: a table of seconds by chunk length and rows, and how it is measured. The clocks are arguments."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from models.config import FRAME_S
+from streamer.backends.base import Backend, Row, samples_needed
+
+Clock = Callable[[], float]
+TIMED_STEPS = 5  # after the first, which is colder and shorter; fewer where they are long
+TIMED_S = 0.05  # enough of them
+MOST_ROWS = 4096
+FLAT_ROWS, FLAT = 64, 0.9  # from so many rows on, twice the rows for 1.8 times the time are as good as a line
+LEAST_S = 0.05  # steps of less in all say nothing about the machine
+SOUNDS = 16  # noises that the rows share: those of thousands would take longer to make than to step
+# A step of neighbours may take a quarter of the time that its chunk lasts, for rows wait for the end of the step before
+# and for that of their own. It is longer where a first row is dear: seven eighths of the time have to go to the others.
+STEP_SHARE = 0.25
+FIRST_ROWS = 8.0
+
+
+def longest_step(chunk: int, first_row_s: float) -> float:
+    """Seconds that a step of neighbours of `chunk` encoder frames may take, if one row alone takes `first_row_s`."""
+    return max(STEP_SHARE * chunk * FRAME_S, FIRST_ROWS * first_row_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of a step by chunk length and rows, between and beyond the measured points on straight lines."""
+
+    points: Mapping[int, tuple[tuple[int, float], ...]]  # chunk -> ((rows, seconds), ...), rows growing
+    disturbed: float = field(default=1.0, compare=False)  # wall seconds a processor second, where that says something
+
+    def __post_init__(self) -> None:
+        for chunk, points in self.points.items():
+            rows = [r for r, _ in points]
+            good = rows == sorted(set(rows)) and rows[:1] == [1] and all(0 <= s < math.inf for _, s in points)
+            if not good:
+                raise ValueError(f"costs of chunk {chunk}: got {points}, expected growing rows from 1 and seconds")
+
+    def seconds(self, chunk: int, rows: int) -> float:
+        """One step of `rows` rows; no rows cost nothing."""
+        points = self.points[chunk]
+        if rows <= 0:
+            return 0.0
+        if rows > points[-1][0]:
+            return points[-1][1] * rows / points[-1][0]
+        at = bisect_left(points, (rows,))
+        wider, most = points[at]
+        if wider == rows:
+            return most
+        narrower, least = points[at - 1]
+        return least + (most - least) * (rows - narrower) / (wider - narrower)
+
+    def most_rows(self, chunk: int, limit_s: float) -> int:
+        """As many as a step of `limit_s` holds; one where none does."""
+        points = self.points[chunk]
+        if points[-1][1] <= limit_s:
+            return int(limit_s / points[-1][1] * points[-1][0]) if points[-1][1] else 1 << 30
+        rows = 1
+        while self.seconds(chunk, rows + 1) <= limit_s:
+            rows += 1
+        return rows
+
+    def round(self, chunk: int, streams: int) -> float:
+        """Seconds that it takes to step each of so many streams once, in steps that are no longer than they may be."""
+        most = self.most_rows(chunk, longest_step(chunk, self.seconds(chunk, 1)))
+        whole, rest = divmod(streams, most)
+        return whole * self.seconds(chunk, most) + self.seconds(chunk, rest)
+
+    def load(self, streams: Mapping[int, int]) -> float:
+        """Share of all time that so many streams per chunk length take when each is stepped once a chunk.
+
+        Chunks come at any moment, not together. The rows that wait are stepped as soon as the step before has ended, so
+        steps grow until they keep up; the widest that they can need is that of all streams, one round a chunk.
+        """
+        return sum(self.round(chunk, count) / (chunk * FRAME_S) for chunk, count in streams.items())
+
+    def fits(self, chunk: int, max_load: float) -> int:
+        """Streams of `chunk`, with no others beside them, that take no more than `max_load` of the time."""
+        least, most = 0, 1
+        while self.load({chunk: most}) <= max_load and most < 1 << 20:
+            least, most = most, 2 * most
+        while most - least > 1:
+            middle = (least + most) // 2
+            least, most = (middle, most) if self.load({chunk: middle}) <= max_load else (least, middle)
+        return least
+
+
+class Stopwatch:
+    """Times steps by the wall, and by the processor's work where steps are nothing but that."""
+
+    def __init__(self, clock: Clock, busy: Clock | None = None) -> None:
+        self._clock, self._busy = clock, busy
+        self._wall = self._work = 0.0
+
+    def time(self, step: Callable[[], None]) -> float:
+        """Seconds that it took."""
+        worked = self._busy() if self._busy else 0.0
+        start = self._clock()
+        step()
+        took = self._clock() - start
+        if self._busy:
+            self._wall, self._work = self._wall + took, self._work + self._busy() - worked
+        return took
+
+    @property
+    def disturbed(self) -> float:
+        """Wall seconds a processor second: one or less on a machine that does nothing else, whatever the threads."""
+        return self._wall / self._work if self._wall > LEAST_S and self._work else 1.0
+
+
+def measure(
+    backend: Backend, chunks: Iterable[int], clock: Clock, longest_s: float, busy: Clock | None = None
+) -> Costs:
+    """Step 1, 2, 4 ... rows of faint noise. Stops at steps too long to be ever planned, and where a line goes on.
+
+    More rows never cost less, nor more than the same rows in narrower steps would: a figure outside of that comes from
+    a machine that was busy with something else at that moment, and would keep streams apart for the daemon's life.
+    `busy` is this process's processor seconds, where steps are nothing but that.
+    """
+    noise = np.random.default_rng(0)
+    watch = Stopwatch(clock, busy)
+    table: dict[int, tuple[tuple[int, float], ...]] = {}
+    for chunk in sorted(set(chunks)):
+        points: list[tuple[int, float]] = []
+        for rows in _sizes(min(backend.slots, MOST_ROWS)):
+            seconds = _step_s(backend, chunk, rows, noise, watch)
+            if points:
+                narrower, least = points[-1]
+                seconds = min(max(seconds, least), least * rows / narrower)
+            points.append((rows, seconds))
+            if seconds > min(longest_s, chunk * FRAME_S) or _flat(points):
+                break
+        table[chunk] = tuple(points)
+    return Costs(table, watch.disturbed)
+
+
+def _flat(points: Sequence[tuple[int, float]]) -> bool:
+    """Whether wider steps need not be tried: the states of their rows would only fill memory."""
+    if points[-1][0] <= FLAT_ROWS:
+        return False
+    (narrower, least), (wider, most) = points[-2:]
+    return most / wider >= FLAT * least / narrower > 0
+
+
+def _sizes(slots: int) -> list[int]:
+    return sorted({*(2**k for k in range(int(math.log2(slots)) + 1)), slots})
+
+
+def _step_s(backend: Backend, chunk: int, rows: int, noise: np.random.Generator, watch: Stopwatch) -> float:
+    """The shortest of some steps."""
+    for slot in range(rows):
+        backend.open(slot)
+    best, spent = math.inf, 0.0
+    for step in range(1 + TIMED_STEPS):
+        if step > 2 and spent > TIMED_S:
+            break
+        samples = samples_needed(step, chunk)
+        sounds = [noise.normal(0, 0.01, samples).astype(np.float32) for _ in range(min(rows, SOUNDS))]
+        batch = [Row(slot, sounds[slot % SOUNDS]) for slot in range(rows)]
+        took = watch.time(partial(_stepped, backend, chunk, batch))
+        best, spent = (min(best, took), spent + took) if step else (best, spent)
+    return best
+
+
+def _stepped(backend: Backend, chunk: int, batch: Sequence[Row]) -> None:
+    for result in backend.collect(backend.launch(chunk, batch)):
+        if isinstance(result, Exception):
+            raise result
