@@ -163,6 +163,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.bench.peer_step": {"numpy", "streamer.backends", "sherpa_onnx"},
     "streamer.bench.peer_report": {"streamer.bench"},
     "streamer.bench.peers": {"streamer.bench", "=streamer.gpu_check.record.write", "numpy"},
+    "streamer.bench.capacity": {"streamer.bench", "streamer.engine.costs", "models.config"},
     "streamer.cli": COMMAND,
     "streamer.commands": COMMAND
     | {"streamer.recordings", "streamer.transcriber", "streamer.backends", "streamer.decoding", "streamer.transcript"}
@@ -183,6 +184,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.commands.meter": {"clients.mic", "rich"},
     "streamer.commands.local": COMMAND | {"streamer.backends", "streamer.config", "streamer.server"},
     "streamer.commands.bench": COMMAND,
+    "streamer.commands.capacity": COMMAND
+    | {"streamer.backends", "streamer.bench", "streamer.config", "streamer.engine", "streamer.offer"},
     "streamer.commands.load": COMMAND | {"streamer.bench"},
     "streamer.commands.loading": COMMAND | {"streamer.bench", "clients.client", "models.config", "numpy"},
     "streamer.commands.references": COMMAND | {"streamer.bench", "streamer.recordings", "models.config", "numpy"},

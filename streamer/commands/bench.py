@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamer.commands import accuracy, command, gpu, load, peers
+from streamer.commands import accuracy, capacity, command, gpu, load, peers
 
-VERBS = (load, accuracy, gpu, peers)
+VERBS = (load, capacity, accuracy, gpu, peers)
 
 
 def add(commands: Any) -> None:
