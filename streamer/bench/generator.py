@@ -34,6 +34,7 @@ async def generate(order: Order, audio: NDArray[np.int16], tell: Callable[[str],
         seats = [group.create_task(_seat(order, seat, audio, (notes, zero))) for seat in order.seats()]
         while not all(seat.done() for seat in seats):
             await asyncio.wait(seats, timeout=TELL_S)
+            notes.cpu_s = round(time.process_time(), 3)
             tell(notes.line(round(time.monotonic() - zero, 3)))
 
 

@@ -56,7 +56,7 @@ class Order:
     seconds: float = 0.0
     ramp_s: float = 1.0
     """The seats' first streams begin within this."""
-    message_ms: int = 20
+    message_ms: int = 80
     mishaps: Mishaps = dataclasses.field(default_factory=Mishaps)
     seed: int = 0
     part: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from streamer.bench.machine import cpu_name, machine
@@ -53,6 +54,7 @@ def figures(tally: Tally, order: Order, about: Figures) -> Figures:
         **delays,
         "generator_on_time": on_time(delays["sender_late_ms"]),
         "audio_s": round(tally.audio_s, 1),
+        "clients_cpu_s_per_audio_s": round(sum(tally.cpu_s.values()) / tally.audio_s, 4) if tally.audio_s else None,
         "messages_sent": tally.sent,
         "messages_received": tally.received,
         "errors": [f"{count} x {text}" for text, count in tally.errors.most_common(MOST_ERRORS)],
@@ -74,14 +76,14 @@ def warnings(found: Figures) -> list[str]:
     return [f"the clients were late themselves (p95 {late_ms:.0f} ms, expected at most {LATE_MS:g}): try --processes"]
 
 
-def table(found: Figures, title: str, picture: str = "") -> str:
-    """The figures as Markdown, the machine last; `picture` is a file beside it."""
+def table(found: Figures, title: str, picture: str = "", more: Sequence[tuple[str, str]] = ()) -> str:
+    """The figures as Markdown, `more` rows and the machine last; `picture` is a file beside it."""
     delays = "".join(
         f"| {name} | {' | '.join(_cell(found[key], which) for which in ('p50', 'p95', 'p99', 'max'))} "
         f"| {found[key]['count']} |\n"
         for key, name in _DELAYS.items()
     )
-    rows = "".join(f"| {name} | {value} |\n" for name, value in _rows(found))
+    rows = "".join(f"| {name} | {value} |\n" for name, value in _rows(found, more))
     shown = f"\n![Delays of this run]({picture})\n" if picture else ""
     said = "".join(f"\n**{warning[0].upper()}{warning[1:]}.**\n" for warning in warnings(found))
     head = "| milliseconds | p50 | p95 | p99 | max | of |\n|---|---:|---:|---:|---:|---:|\n"
@@ -92,7 +94,7 @@ def _cell(delays: dict[str, float], which: str) -> str:
     return f"{delays[which]:.0f}" if which in delays else "-"
 
 
-def _rows(found: Figures) -> list[tuple[str, str]]:
+def _rows(found: Figures, more: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     ended = ", ".join(f"{count} {how}" for how, count in sorted(found["ended"].items())) or "none"
     mishaps = [
         f"{name} {found[key]:g}{unit}"
@@ -116,6 +118,7 @@ def _rows(found: Figures) -> list[tuple[str, str]]:
     ]
     for key, name, unit in (
         ("cpu_s_per_audio_s", "processor seconds of the daemon per second of audio", ""),
+        ("clients_cpu_s_per_audio_s", "and of the clients", ""),
         ("step_ms", "a step of the engine, mean", " ms"),
         ("rows_a_step", "streams a step, mean", ""),
         ("finalize_goal_ms", "two steps and 20 ms", " ms"),
@@ -124,4 +127,4 @@ def _rows(found: Figures) -> list[tuple[str, str]]:
         if found.get(key) is not None:
             rows.append((name, f"{found[key]:g}{unit}"))
     rows += [("errors", "; ".join(found["errors"]))] if found["errors"] else []
-    return rows + [(name, str(found[name])) for name in ("machine", "versions", "date")]
+    return [*rows, *more] + [(name, str(found[name])) for name in ("machine", "versions", "date")]

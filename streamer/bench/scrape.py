@@ -6,6 +6,7 @@ Knows nothing of loads.
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 from pathlib import Path
@@ -19,18 +20,30 @@ Numbers = dict[str, float]
 
 def metrics(url: str) -> Numbers:
     """Sums over all labels but `le`, by name, of the daemon at ws://HOST:PORT; empty where it does not answer."""
+    return summed(_said(url, "/metrics"))
+
+
+def capacity(url: str, latency_ms: int) -> int | None:
+    """Streams of one latency that a daemon says fit; None where it says nothing."""
+    try:
+        return int(json.loads(_said(url, "/v1/info"))["capacity"][str(latency_ms)])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _said(url: str, path: str) -> str:
+    """What a daemon answers; nothing where it does not."""
     parts = urlsplit(url)
     if parts.scheme != "ws" or parts.hostname is None:
-        return {}
+        return ""
     connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=5)
     try:
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode("utf-8", "replace")
+        connection.request("GET", path)
+        return connection.getresponse().read().decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
-        return {}
+        return ""
     finally:
         connection.close()
-    return summed(text)
 
 
 def summed(text: str) -> Numbers:

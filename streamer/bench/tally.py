@@ -64,6 +64,7 @@ class Tally:
         self.at = 0.0
         self.sent = self.received = 0
         self.audio_s = 0.0
+        self.cpu_s: dict[int, float] = {}
         self.late = array("d")
         self.first, self.stable, self.final = Delays(), Delays(), Delays()
         self.chunks, self.finalizes, self.closes = Delays(), Delays(), Delays()
@@ -82,6 +83,7 @@ class Tally:
         self.sent += notes.sent
         self.received += notes.received
         self.audio_s += notes.audio_s
+        self.cpu_s[part] = notes.cpu_s
         self.late.extend(notes.late)
         for at, first, stable, final in notes.words:
             if self._counts(at):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamer.commands import accuracy, capacity, command, gpu, load, peers
+from streamer.commands import accuracy, capacity, command, gpu, load, peers, soak
 
-VERBS = (load, capacity, accuracy, gpu, peers)
+VERBS = (load, soak, capacity, accuracy, gpu, peers)
 
 
 def add(commands: Any) -> None:
@@ -18,6 +18,7 @@ def add(commands: Any) -> None:
         """
         streamer bench load --streams 20 --latency 560
         streamer bench load --streams 50 a.flac b.flac engine.slots=128
+        streamer bench soak --minutes 10 --latency 80
         streamer bench accuracy --manifest test.jsonl --out docs/benchmarks
         streamer bench gpu --part parity
         """,

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from streamer.commands import FAILED, OK, command, whole
-from streamer.commands.loading import SPARE, Loading, add_flags, publish
+from streamer.commands.loading import Loading, add_flags, publish
 
 
 def add(verbs: Any) -> None:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from streamer.bench import plot, report
 
     with ExitStack() as stack:
-        loading = Loading(args, stack, f"engine.slots={SPARE * args.streams}")
+        loading = Loading(args, stack)
         latency_ms, model = loading.references.latency_ms, loading.references.model
         title = f"{args.streams} real-time streams at {latency_ms} ms, {model}"
         outcome = loading.run(args.streams, args.seconds, title)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 RAMP_S = 5.0  # the first streams of a long run begin within this
 SHORT_RAMP_S = 1.0  # and of one without a time, where all of it counts
-SPARE = 2  # slots for each stream: a finalize takes one more for a moment
 SAMPLES_A_MS = 16
 
 
@@ -34,13 +33,14 @@ class Outcome:
     figures: Figures
     memory: list[tuple[float, int, int]]
     """Seconds since the beginning, bytes that the daemon holds, streams that had ended."""
+    ramp_s: float
+    """The first streams had begun by then; delays before do not count."""
 
 
 class Loading:
     """The references, made before anything is started, and a daemon that runs until the stack is left."""
 
-    def __init__(self, args: argparse.Namespace, stack: ExitStack, *slots: str) -> None:
-        """`slots`: options of our own daemon that those of the command line go before."""
+    def __init__(self, args: argparse.Namespace, stack: ExitStack) -> None:
         from streamer import artefacts
         from streamer.commands.daemon import Daemon
         from streamer.commands.references import parted, recordings, references
@@ -58,7 +58,7 @@ class Loading:
         self.references = references(spoken, model, backend, args.latency, cut_at)
         self.url, self._pid = args.url, None
         if self.url is None:
-            daemon = stack.enter_context(Daemon(f"model.path={model}", "log.level=warning", *slots, *options))
+            daemon = stack.enter_context(Daemon(f"model.path={model}", "log.level=warning", *options))
             self.url, self._pid = daemon.url, daemon.pid
 
     def run(self, streams: int, seconds: float, title: str) -> Outcome:
@@ -91,7 +91,7 @@ class Loading:
         figures = report.figures(tally, order, self._about(tally, (before, after), spent_s, memory))
         for line in (*figures["errors"], *report.warnings(figures)):
             say(line)
-        return Outcome(tally, figures, memory)
+        return Outcome(tally, figures, memory, ramp_s)
 
     def _order(self, folder: Path, streams: int, times: tuple[float, float]) -> Order:
         import numpy as np
@@ -163,7 +163,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flag("--manifest", type=Path, metavar="M.jsonl", help="what the streams say, too; as for `streamer eval`")
     flag("--limit", type=whole(1), metavar="N", help="only the first N lines of it")
     flag("--endpointing", action="store_true", help="segments end in pauses; words are compared by their letters")
-    flag("--message-ms", type=whole(10, 1000), default=20, metavar="MS", help="audio in a message (default: 20)")
+    flag("--message-ms", type=whole(10, 1000), default=80, metavar="MS", help="audio in a message (default: 80)")
     flag("--jitter", type=whole(0, 10_000), default=0, metavar="MS", help="messages leave up to so much late")
     flag("--stalls", type=share, default=0.0, metavar="SHARE", help="of the streams that send nothing for a while")
     flag("--stall-s", type=whole(1, 60), default=3, metavar="S", help="how long that is (default: 3)")

@@ -37,8 +37,8 @@ def order(url: str, **fields: Any) -> Order:
         for begin, pcm, quiet in zip(begins, PCM, PAUSES, strict=True)
     )
     address = stream_url(url, Options(latency_ms=80, endpointing=False))
-    values = {"chunk": 1, "streams": 2, "audio": "", "speeches": speeches, "ramp_s": 0.1, **fields}
-    return Order(url=address, **values)
+    values = {"chunk": 1, "streams": 2, "audio": "", "speeches": speeches, "ramp_s": 0.1, "message_ms": 20}
+    return Order(url=address, **{**values, **fields})
 
 
 async def seen(load: Order) -> Tally:
