@@ -13,6 +13,12 @@ from streamer.bench.peers import PEER, SIDES, Book, Cell, PeerError
 
 NAME = "cpu-peers.md"
 NOT_RUN = "not run"
+FLOORS = """
+## Floors
+
+Processor time of the encoder's matrix products of one step and nothing else, one thread, in ms: fp32 by MatMul, int8 by
+MatMulIntegerToFloat (unsigned rows, signed columns, nothing quantised on the way). `streamer bench floor`.
+"""
 MODELS = {"large": "114 M, 17x512", "small": "14 M, 16x176"}
 HEADS = (
     "latency", "threads", "streams", "streams per core: ours", PEER, "ratio (median)", "target", "floor",
@@ -57,6 +63,7 @@ def render(kept: dict[str, Any]) -> str:
             chosen = peers.cells([size], [precision], peers.LATENCIES, peers.STREAMS, peers.THREADS)
             rows = [row(cell, kept) for cell in sorted(chosen, key=lambda cell: (cell.latency_ms, cell.threads))]
             text += "\n".join([f"\n## {MODELS[size]}, {precision}", "", *table(HEADS, rows)]) + "\n"
+    text += FLOORS + "\n" + "\n".join(floors(kept)) + "\n"
     return text + "\n" + "\n".join(f"- {name}: {value}" for name, value in about(kept)) + "\n"
 
 
@@ -98,11 +105,27 @@ def target(cell: Cell, kept: dict[str, Any], found: float) -> str:
 
 def floor(cell: Cell, kept: dict[str, Any], speed: float) -> list[str]:
     """Streams per core of the products alone, and how many times that our step takes; they are of one thread."""
-    record = kept.get("floor", {}).get(f"{cell.size}/{cell.precision}/{cell.latency_ms}ms/{cell.streams}")
+    record = kept.get("floor", {}).get(floor_name(cell))
     if record is None or cell.threads != 1:
         return ["" if cell.threads != 1 else NOT_RUN] * 2
     least = cell.streams * cell.chunk_s / record["seconds"]
     return [f"{least:.0f}", f"{least / speed:.1f}"]
+
+
+def floors(kept: dict[str, Any]) -> list[str]:
+    """The floors as a table: models down, latencies and numbers of streams across."""
+    shapes = [(latency_ms, streams) for latency_ms in peers.LATENCIES for streams in peers.STREAMS]
+    rows = []
+    for size, precision in ((size, precision) for size in reversed(peers.SIZES) for precision in peers.PRECISIONS):
+        found = [kept.get("floor", {}).get(floor_name(Cell(size, precision, *shape, 1))) for shape in shapes]
+        times = [f"{1000 * one['seconds']:.2f}" if one else NOT_RUN for one in found]
+        rows.append([f"{MODELS[size]}, {precision}", *times])
+    return table(["", *(f"{latency_ms} ms x {streams}" for latency_ms, streams in shapes)], rows)
+
+
+def floor_name(cell: Cell) -> str:
+    """A floor has no threads."""
+    return cell.name.rpartition("/")[0]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,4 +1,7 @@
-"""`streamer bench peers`: our CPU step beside sherpa-onnx's, on one machine in one run (docs/benchmarks/cpu.md)."""
+"""`streamer bench peers` and `bench floor`: our CPU step beside sherpa-onnx's and beside its own matrix products.
+
+How and why: docs/benchmarks/cpu.md.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,34 @@ OUT = Path("docs") / "benchmarks"
 
 
 def add(verbs: Any) -> None:
-    """The flags of the verb."""
+    """The flags of both verbs."""
+    add_peers(verbs)
+    parser = command(verbs, "floor", "the time of a step's matrix products alone (needs the extra torch, for onnx)")
+    several(parser, "--sizes", str, "small large")
+    several(parser, "--precisions", str, "fp32 int8")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"of tables and cpu.json ({OUT})")
+    parser.set_defaults(run=run_floor)
+
+
+def run_floor(args: argparse.Namespace) -> int:
+    """Measure every latency and number of streams, then write the tables."""
+    from streamer.artefacts import how_to_add
+    from streamer.bench import floor, peer_report, peers
+    from streamer.bench.machine import cpu_name
+
+    try:
+        book = peers.Book(args.out)
+        floor.run(book, floor.floors(args.sizes, args.precisions), cpu_name(), say)
+        print(peer_report.save(book, args.out))
+    except peers.PeerError as error:
+        raise CommandError(str(error)) from None
+    except ModuleNotFoundError as error:
+        raise CommandError(f"bench floor: no package {error.name}; {how_to_add('torch')}") from None
+    return OK
+
+
+def add_peers(verbs: Any) -> None:
+    """The flags of `bench peers`."""
     parser = command(
         verbs,
         "peers",
@@ -47,9 +77,12 @@ def add(verbs: Any) -> None:
 
 
 def several(parser: argparse.ArgumentParser, flag: str, kind: Any, default: str) -> None:
-    """A flag that takes some of these."""
+    """A flag that takes some of these words, or some whole numbers like these."""
     values = [kind(word) for word in default.split()]
-    parser.add_argument(flag, nargs="+", type=kind, default=values, metavar="X", help=f"(default: {default})")
+    choices = values if kind is str else None
+    parser.add_argument(
+        flag, nargs="+", type=kind, default=values, choices=choices, metavar="X", help=f"(default: {default})"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
