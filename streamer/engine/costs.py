@@ -14,10 +14,11 @@ from models.config import FRAME_S
 from streamer.backends.base import Backend, Row, samples_needed
 
 Clock = Callable[[], float]
-TIMED_STEPS = 5  # after the first, which is colder and shorter; fewer where they are long
-TIMED_S = 0.05  # enough of them
+PASSES = 2  # some seconds apart
+TIMED_STEPS = 3  # after the first, which is colder and shorter; fewer where they are long
+TIMED_S = 0.03  # enough of them
 MOST_ROWS = 4096
-FLAT_ROWS, FLAT = 64, 0.9  # from so many rows on, twice the rows for 1.8 times the time are as good as a line
+FLAT_FRAMES, FLAT = 64, 0.9  # from so many frames on, twice the rows for 1.8 times the time are as good as a line
 LEAST_S = 0.05  # steps of less in all say nothing about the machine
 SOUNDS = 16  # noises that the rows share: those of thousands would take longer to make than to step
 # A step of neighbours may take a quarter of the time that its chunk lasts, for rows wait for the end of the step before
@@ -122,33 +123,50 @@ def measure(
 ) -> Costs:
     """Step 1, 2, 4 ... rows of faint noise. Stops at steps too long to be ever planned, and where a line goes on.
 
-    More rows never cost less, nor more than the same rows in narrower steps would: a figure outside of that comes from
-    a machine that was busy with something else at that moment, and would keep streams apart for the daemon's life.
-    `busy` is this process's processor seconds, where steps are nothing but that.
+    All of it is done more than once and the shortest time counts, so that what else the machine did at one moment is
+    not in it. `busy` is this process's processor seconds, where steps are nothing but that.
     """
-    noise = np.random.default_rng(0)
-    watch = Stopwatch(clock, busy)
+    noise, watch = np.random.default_rng(0), Stopwatch(clock, busy)
+    best: dict[int, dict[int, float]] = {chunk: {} for chunk in sorted(set(chunks))}
+    for _ in range(PASSES):
+        for chunk, known in best.items():
+            too_long_s = min(longest_s, chunk * FRAME_S)
+            for rows in _sizes(min(backend.slots, MOST_ROWS)):
+                if _bound(known, rows) <= too_long_s or rows not in known:
+                    known[rows] = min(known.get(rows, math.inf), _step_s(backend, chunk, rows, noise, watch))
+                if _bound(known, rows) > too_long_s or _flat(chunk, known, rows):
+                    break
+    return Costs(_plausible(best), watch.disturbed)
+
+
+def _bound(known: Mapping[int, float], rows: int) -> float:
+    """The least of what the rows took, together or as narrower steps."""
+    return min((known[narrower] * rows / narrower for narrower in known if narrower <= rows), default=0.0)
+
+
+def _plausible(best: Mapping[int, Mapping[int, float]]) -> dict[int, tuple[tuple[int, float], ...]]:
+    """More rows never cost less, nor more than the same rows in narrower steps would, nor than in longer chunks.
+
+    A figure outside of that is of a moment at which the machine was busy with something else, and would keep streams
+    apart for the daemon's life.
+    """
     table: dict[int, tuple[tuple[int, float], ...]] = {}
-    for chunk in sorted(set(chunks)):
+    longer: Mapping[int, float] = {}
+    for chunk in sorted(best, reverse=True):
         points: list[tuple[int, float]] = []
-        for rows in _sizes(min(backend.slots, MOST_ROWS)):
-            seconds = _step_s(backend, chunk, rows, noise, watch)
-            if points:
-                narrower, least = points[-1]
-                seconds = min(max(seconds, least), least * rows / narrower)
-            points.append((rows, seconds))
-            if seconds > min(longest_s, chunk * FRAME_S) or _flat(points):
-                break
+        for rows, took in sorted(best[chunk].items()):
+            narrower, least = points[-1] if points else (rows, 0.0)
+            most = least * rows / narrower if points else math.inf
+            points.append((rows, min(max(took, least), most, longer.get(rows, math.inf))))
+        longer = dict(points)
         table[chunk] = tuple(points)
-    return Costs(table, watch.disturbed)
+    return dict(sorted(table.items()))
 
 
-def _flat(points: Sequence[tuple[int, float]]) -> bool:
+def _flat(chunk: int, known: Mapping[int, float], rows: int) -> bool:
     """Whether wider steps need not be tried: the states of their rows would only fill memory."""
-    if points[-1][0] <= FLAT_ROWS:
-        return False
-    (narrower, least), (wider, most) = points[-2:]
-    return most / wider >= FLAT * least / narrower > 0
+    narrower = max((fewer for fewer in known if fewer < rows), default=0)
+    return narrower * chunk >= FLAT_FRAMES and known[rows] / rows >= FLAT * known[narrower] / narrower > 0
 
 
 def _sizes(slots: int) -> list[int]:
@@ -161,7 +179,7 @@ def _step_s(backend: Backend, chunk: int, rows: int, noise: np.random.Generator,
         backend.open(slot)
     best, spent = math.inf, 0.0
     for step in range(1 + TIMED_STEPS):
-        if step > 2 and spent > TIMED_S:
+        if step > 1 and spent > TIMED_S:
             break
         samples = samples_needed(step, chunk)
         sounds = [noise.normal(0, 0.01, samples).astype(np.float32) for _ in range(min(rows, SOUNDS))]
