@@ -16,7 +16,11 @@ TESTS ?= tests
 # those tests are skipped, and say so.
 DEBS := chromium pulseaudio libportaudio2 libasound2-plugins tmux fonts-dejavu-core
 
-.PHONY: help setup demo test tools lint bench gpu-check gpu-pack size
+# Of `make soak`: how long, and at what share of the streams that the daemon says fit.
+MINUTES ?= 10
+LOAD ?= 0.8
+
+.PHONY: help setup demo test tools lint bench soak gpu-check gpu-pack size
 
 help:
 	@echo "make setup   a virtual environment in $(VENV); its bin/streamer works"
@@ -25,6 +29,7 @@ help:
 	@echo "make tools   Debian packages of the browser's and the microphone's tests (test does it)"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   concurrent real-time streams against a daemon; table in docs/benchmarks/"
+	@echo "make soak    ten minutes of streams that come and go (MINUTES=60 LOAD=0.8): is memory flat, do delays stay"
 	@echo "make gpu-check   on a machine with a GPU and its own torch: is the GPU backend right, how fast is it (docs/gpu.md)"
 	@echo "make gpu-pack    what to bring to such a machine if it has no network"
 	@echo "make size    files by length"
@@ -63,6 +68,11 @@ lint: $(VENV)/.dev
 
 bench: setup
 	$(BIN)/streamer bench load --out docs/benchmarks
+
+# Recordings are joined to streams of half a minute; a few break, and finals are asked for in their pauses.
+soak: setup
+	$(BIN)/streamer bench soak --minutes $(MINUTES) --load $(LOAD) --latency 80 --join 30 --finalize 5 \
+		--disconnects 0.05 --manifest tests/recordings/speech.jsonl --out docs/benchmarks
 
 # Runs with the machine's own Python, whose torch has CUDA; what is brought along is taken only where it is missing.
 # PARTS="parity speed-0.6b-80" runs these, again; without it what was finished before is left alone. RUNG=unrolled does

@@ -29,12 +29,12 @@ AGAIN_S = 1.0  # after a refusal a seat waits so long
 
 async def generate(order: Order, audio: NDArray[np.int16], tell: Callable[[str], object]) -> None:
     """Fill the seats until the order's time is over and the last stream has ended."""
-    notes, zero = Notes(), time.monotonic()
+    notes, zero, worked = Notes(), time.monotonic(), time.process_time()
     async with asyncio.TaskGroup() as group:
         seats = [group.create_task(_seat(order, seat, audio, (notes, zero))) for seat in order.seats()]
         while not all(seat.done() for seat in seats):
             await asyncio.wait(seats, timeout=TELL_S)
-            notes.cpu_s = round(time.process_time(), 3)
+            notes.cpu_s = round(time.process_time() - worked, 3)
             tell(notes.line(round(time.monotonic() - zero, 3)))
 
 

@@ -40,7 +40,7 @@ class Notes:
     received: int = 0
     audio_s: float = 0.0
     cpu_s: float = 0.0
-    """Processor seconds of the process so far."""
+    """Processor seconds that the clients have taken so far."""
     late: list[float] = field(default_factory=list)
     """Of each message: how much after its time it was sent."""
     words: list[tuple[float, float, float, float]] = field(default_factory=list)

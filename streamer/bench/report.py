@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from streamer.bench.machine import cpu_name, machine
@@ -57,7 +58,7 @@ def figures(tally: Tally, order: Order, about: Figures) -> Figures:
         "clients_cpu_s_per_audio_s": round(sum(tally.cpu_s.values()) / tally.audio_s, 4) if tally.audio_s else None,
         "messages_sent": tally.sent,
         "messages_received": tally.received,
-        "errors": [f"{count} x {text}" for text, count in tally.errors.most_common(MOST_ERRORS)],
+        "errors": [f"{count} x {text}" for text, count in islice(tally.errors.items(), MOST_ERRORS)],
         "cpu": cpu_name(),
         **dict(machine()),
     }

@@ -6,6 +6,7 @@ Knows no process and no clock. Moments are seconds since the load began, delays 
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ class Tally:
         self.first, self.stable, self.final = Delays(), Delays(), Delays()
         self.chunks, self.finalizes, self.closes = Delays(), Delays(), Delays()
         self.hows: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()
+        self._errors: dict[str, list[str]] = {}  # those that differ in numbers alone
         self.ends = array("d")  # when streams ended
         self.words = 0  # of the recordings that were said to their end, or as far as they were heard
         self.different = 0
@@ -110,7 +111,7 @@ class Tally:
         self.finals_lost += ended.owed
         self.broken += ended.broken
         if ended.error:
-            self.errors[ended.error] += 1
+            self._errors.setdefault(re.sub(r"\d+", "0", ended.error), []).append(ended.error)
         if ended.how == "refused":
             return
         expected = self._references[ended.recording]
@@ -121,6 +122,11 @@ class Tally:
         if different := differences(ended.words, expected, self._letters):
             self.wrong_streams += 1
             self.different += different
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """What went wrong how often, the most frequent first; of errors that differ in numbers alone the first."""
+        return {same[0]: len(same) for same in sorted(self._errors.values(), key=len, reverse=True)}
 
     @property
     def well(self) -> bool:

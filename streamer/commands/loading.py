@@ -43,7 +43,7 @@ class Loading:
     def __init__(self, args: argparse.Namespace, stack: ExitStack) -> None:
         from streamer import artefacts
         from streamer.commands.daemon import Daemon
-        from streamer.commands.references import parted, recordings, references
+        from streamer.commands.references import joined, parted, recordings, references
 
         self._args = args
         files, options = parted(args.words)
@@ -53,7 +53,7 @@ class Loading:
             args.out.mkdir(parents=True, exist_ok=True)
         model = str(artefacts.resolve(args.model))
         cut_at = SAMPLES_A_MS * args.message_ms if args.finalize or args.stalls else 0
-        spoken = recordings(files, args.manifest, args.limit)
+        spoken = joined(recordings(files, args.manifest, args.limit), args.join)
         backend = next((option.partition("=")[2] for option in options if option.startswith("model.backend=")), None)
         self.references = references(spoken, model, backend, args.latency, cut_at)
         self.url, self._pid = args.url, None
@@ -162,6 +162,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flag("--url", help="a daemon that runs already with the same model (default: one of our own)")
     flag("--manifest", type=Path, metavar="M.jsonl", help="what the streams say, too; as for `streamer eval`")
     flag("--limit", type=whole(1), metavar="N", help="only the first N lines of it")
+    flag("--join", type=seconds, default=0.0, metavar="S", help="say recordings one after the other for so long")
     flag("--endpointing", action="store_true", help="segments end in pauses; words are compared by their letters")
     flag("--message-ms", type=whole(10, 1000), default=80, metavar="MS", help="audio in a message (default: 80)")
     flag("--jitter", type=whole(0, 10_000), default=0, metavar="MS", help="messages leave up to so much late")

@@ -62,6 +62,20 @@ def recordings(files: list[str], manifest: Path | None = None, limit: int | None
     return {name: np.clip(np.rint(pcm * FULL_SCALE), -32768, 32767).astype(np.int16) for name, pcm in found.items()}
 
 
+def joined(spoken: dict[str, Samples], seconds: float) -> dict[str, Samples]:
+    """Recordings behind each other until there are so many seconds: streams longer than what there is to say."""
+    from models.config import SAMPLE_RATE
+
+    found: dict[str, Samples] = {}
+    names: list[str] = []
+    for name in spoken:
+        names.append(name)
+        if sum(len(spoken[one]) for one in names) >= seconds * SAMPLE_RATE or name == next(reversed(spoken)):
+            found[", ".join(names)] = np.concatenate([spoken[one] for one in names])
+            names = []
+    return found
+
+
 def references(
     spoken: dict[str, Samples], model: str, backend: str | None, latency_ms: int | None, cut_at: int = 0
 ) -> References:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from streamer.bench.live import drawn
 from streamer.bench.notes import Ended, Notes, read
 from streamer.bench.tally import Delays, Tally, differences, spread
 
@@ -78,6 +81,11 @@ def test_what_was_final_before_a_line_broke_is_compared() -> None:
     assert found.errors == {"gone": 1}
 
 
+def test_errors_that_differ_in_numbers_alone_are_one() -> None:
+    found = tally(*({"how": "failed", "words": [], "error": error} for error in ("no", "7 streams", "8 streams")))
+    assert found.errors == {"7 streams": 2, "no": 1}
+
+
 def test_delays_outside_of_the_time_that_counts_are_left_out() -> None:
     found = Tally([], counted=(5.0, 10.0), letters=False)
     found.add(0, Notes(chunks=[(4.9, 9.0), (5.0, 0.1), (10.1, 9.0)], words=[(1.0, 9, 9, 9), (7.0, 0.1, 0.2, 0.3)]))
@@ -90,3 +98,14 @@ def test_notes_are_told_once() -> None:
     first, second = read(notes.line(1.0)), read(notes.line(2.0))
     assert (first.sent, first.late, first.chunks) == (3, [0.001], [[1.0, 0.1]])
     assert (second.open, second.sent, second.late, second.chunks) == (2, 0, [], [])
+
+
+def test_the_live_view_fits_a_terminal_and_has_what_is_seen() -> None:
+    found = tally({}, {"words": ["a"]})
+    found.add(0, Notes(at=9.0, open=3, sent=40, received=7, chunks=[(1.0, 0.012)]))
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(drawn("3 streams", found, 150 << 20))
+    text = console.export_text()
+    for line in ("3 streams", "9 s: 3 streams, 40 messages out, 7 in, the daemon holds 150 MiB", "8 words, 3 other"):
+        assert line in text
+    assert max(map(len, text.splitlines())) <= 80

@@ -15,7 +15,7 @@ from streamer.backends.fake import spell
 from streamer.bench.mishaps import BEFORE_S
 from streamer.cli import main
 from streamer.commands import TAIL_MS, listening
-from streamer.commands.references import parted, recordings, references
+from streamer.commands.references import joined, parted, recordings, references
 from streamer.config import load as load_config
 from tests.served import served
 from tests.shell import failing
@@ -56,6 +56,13 @@ def spoken(path: Path, text: str) -> str:
     """A recording that the toy backend hears as `text`."""
     soundfile.write(path, np.concatenate([spell(text), np.zeros(1080, np.float32)]), 16000, subtype="PCM_16")
     return str(path)
+
+
+def test_recordings_are_joined_until_they_are_long_enough() -> None:
+    said = {name: np.full(16000 * seconds, seconds, np.int16) for name, seconds in (("a", 2), ("b", 3), ("c", 4))}
+    assert list(joined(said, 0)) == ["a", "b", "c"]
+    assert {name: len(pcm) for name, pcm in joined(said, 4).items()} == {"a, b": 80000, "c": 64000}
+    assert list(joined(said, 60)) == ["a, b, c"]
 
 
 def test_places_for_cuts_are_in_pauses_where_the_audio_says_all_its_words(tmp_path: Path) -> None:
