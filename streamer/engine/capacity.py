@@ -19,7 +19,7 @@ PRIOR_S = 2.0  # the table counts as so many seconds of steps that took what it 
 STEPS_S = 10.0  # and steps are forgotten after about so many seconds of later ones
 MOST_PACE = 4.0  # times the table: beyond it something else is wrong
 LATE_S = 5.0  # lateness is forgotten after about this
-LATE_SHARE = 0.05  # of the chunks: more that are later than the budget, and nobody else comes in
+LATE_SHARE = 0.05  # of the chunks: more that are later than the budget and than a chunk lasts, and nobody comes in
 LATE_ROWS = 20.0  # fewer chunks than this say nothing
 
 
@@ -39,11 +39,11 @@ class Watch:
         keep = math.exp(-took_s / STEPS_S)
         self._expected_s, self._took_s = self._expected_s * keep + expected_s, self._took_s * keep + took_s
 
-    def ended(self, now: float, late_s: Sequence[float], budget_s: float) -> None:
-        """So late were chunks that came as they were spoken."""
+    def ended(self, now: float, late_s: Sequence[float], fine_s: float) -> None:
+        """So late were chunks that came as they were spoken, and up to `fine_s` is fine."""
         self._fade(now)
         self._rows += len(late_s)
-        self._late += sum(late > budget_s for late in late_s)
+        self._late += sum(late > fine_s for late in late_s)
 
     @property
     def pace(self) -> float:
@@ -52,7 +52,7 @@ class Watch:
         return min(MOST_PACE, max(1 / MOST_PACE, pace))
 
     def late(self, now: float) -> float:
-        """Share of the chunks that were later than the budget; 0 where there were too few to say."""
+        """Share of the chunks that were later than is fine; 0 where there were too few to say."""
         self._fade(now)
         return self._late / self._rows if self._rows >= LATE_ROWS else 0.0
 
@@ -86,7 +86,7 @@ class Admission:
         """What a step was like."""
         if not step.failed:
             self._watch.stepped(step.expected_s, step.seconds)
-            self._watch.ended(now, step.live_late_s, self._settings.budget_s)
+            self._watch.ended(now, step.live_late_s, max(self._settings.budget_s, step.chunk * FRAME_S))
 
     def fits(self, chunk: int) -> int:
         """Streams of `chunk`, with none beside them, that are kept on time as steps are now."""
@@ -98,8 +98,8 @@ class Admission:
         if count >= self.most:
             return f"{count} streams are heard now, expected fewer: all slots are taken; try again later"
         if (late := self._watch.late(now)) > LATE_SHARE:
-            behind = f"{late:.0%} of their chunks are more than {1000 * own.budget_s:.0f} ms late"
-            return f"{count} streams are heard now and {behind}, expected at most {LATE_SHARE:.0%}; try again later"
+            behind = f"{late:.0%} of their chunks are late by more than {1000 * own.budget_s:.0f} ms and a chunk's time"
+            return f"{count} streams are heard now, {behind}, expected at most {LATE_SHARE:.0%}; try again later"
         if (reason := refusal(streams, chunk, self.costs, own.max_load, self._watch.pace)) is None:
             return None
         return f"{reason}; of {1000 * chunk * FRAME_S:.0f} ms {self.fits(chunk)} fit; try again later"

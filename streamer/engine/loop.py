@@ -193,7 +193,7 @@ class Engine:
 
     def _wait(self, stream: Stream) -> None:
         self._waiting.put(stream)
-        if self._asleep:
+        if self._asleep or stream.closing:
             self._changed.notify()
 
     def _place(self, stream: Stream) -> None:
@@ -259,7 +259,8 @@ class Engine:
                 if self._launches.full or (len(self._launches) and not len(self._waiting)):
                     return self._collect
                 now = self._clock()
-                if len(self._waiting) and not (hold_s := self._launches.hold_s(now)):
+                hold_s = max(self._launches.hold_s(now), self._waiting.hold_s(now))
+                if len(self._waiting) and not hold_s:
                     return partial(self._launch, self._batch(now))
                 self._asleep = not len(self._waiting)
                 self._changed.wait(None if self._asleep else hold_s)

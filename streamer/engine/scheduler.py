@@ -4,17 +4,25 @@ A chunk is owed from the moment a real-time client has sent it; before that (a f
 ahead. Owed chunks go first, the earliest first, where what somebody waits for (finalize, close) counts as owed one
 budget earlier: no more than that, so that nobody's finalizes can hold up the others. Chunks ahead of real time use what
 time is left, in steps short enough that nobody notices.
+
+A step of neighbours computes the slots between its rows as well, and chunks come at any moment: rows that wait lie
+anywhere among the slots, and a step is nearly as wide as all of them. So such steps are cut (`longest_step`): a row
+waits for the end of the step before and for that of its own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from streamer.engine.costs import longest_step
 from streamer.engine.stream import Ready
 
 Cost = Callable[[int, int], float]  # chunk, rows -> seconds of a step
 AHEAD_SHARE = 0.25  # of the budget: the longest step of chunks that are ahead
+GATHER_S = 0.016  # from the beginning of a step of neighbours to the next one, where rows may still come
+GATHER_SHARE = 0.125  # of the budget, where that is less
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +50,34 @@ def plan(now: float, waiting: Iterable[Ready], machine: Machine) -> list[Batch]:
         groups.setdefault((row.due > now, row.chunk), []).append(row)
     batches: list[Batch] = []
     for (ahead, chunk), rows in groups.items():
-        limit_s = machine.budget_s * (AHEAD_SHARE if ahead else 1.0)
+        limit_s = min(_limit(chunk, machine), machine.budget_s * (AHEAD_SHARE if ahead else 1.0))
         rows.sort(key=lambda row: _urgency(row, machine))
         cut = _ranges if machine.contiguous else _lists
         batches += [Batch(chunk, tuple(part), ahead) for part in cut(rows, machine.cost, limit_s)]
     return sorted(batches, key=lambda batch: (batch.ahead, min(_urgency(row, machine) for row in batch.rows)))
+
+
+def hold_s(now: float, began: float, waiting: Iterable[Ready], machine: Machine) -> float:
+    """How long the next step had better wait so that rows that come meanwhile share it; `began`: the last one did.
+
+    Steps of a row or two that follow each other at once take all of the processors for a few streams. So neighbours
+    gather for a moment, unless somebody waits for a final, a row has waited for that long, or all are ahead.
+    """
+    oldest = math.inf
+    for row in waiting:
+        if row.closing:
+            return 0.0
+        oldest = min(oldest, row.due)
+    if oldest > now or not machine.contiguous:
+        return 0.0
+    return max(0.0, min(began, oldest) + min(GATHER_S, GATHER_SHARE * machine.budget_s) - now)
+
+
+def _limit(chunk: int, machine: Machine) -> float:
+    """Seconds that a step may take."""
+    if not machine.contiguous:
+        return machine.budget_s
+    return min(machine.budget_s, longest_step(chunk, machine.cost(chunk, 1)))
 
 
 def _urgency(row: Ready, machine: Machine) -> float:

@@ -6,10 +6,11 @@ Both kinds give what `scheduler.plan` would give first. `Lists` does it in the t
 
 from __future__ import annotations
 
+import math
 from heapq import heapify, heappop, heappush
 from itertools import count
 
-from streamer.engine.scheduler import AHEAD_SHARE, Machine, plan
+from streamer.engine.scheduler import AHEAD_SHARE, Machine, hold_s, plan
 from streamer.engine.stream import Ready, Stream
 
 Place = tuple[float, int, Stream]  # when its chunk is owed, its number in the queue, the stream
@@ -49,6 +50,11 @@ class Lists:
             self._stale += 1
             if self._stale > max(MOST_STALE, self._held):
                 self._sweep()
+
+    def hold_s(self, now: float) -> float:
+        """Rows in any slots share steps as they come: nothing is gained by waiting."""
+        del now
+        return 0.0
 
     def next(self, now: float) -> list[Stream]:
         """The streams of the most urgent batch, the most urgent first; they wait no more. Empty if none waits."""
@@ -114,6 +120,7 @@ class Ranges:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._streams: dict[int, Stream] = {}  # by slot
+        self._began = -math.inf  # when the last batch was taken
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -134,11 +141,18 @@ class Ranges:
         """The streams of the most urgent batch, in the order of their slots; they wait no more. Empty if none waits."""
         if not self._streams:
             return []
-        waiting = [Ready(slot, s.chunk, s.due_at, s.closing) for slot, s in self._streams.items()]
-        rows = [self._streams[row.slot] for row in plan(now, waiting, self._machine)[0].rows]
+        self._began = now
+        rows = [self._streams[row.slot] for row in plan(now, self._ready(), self._machine)[0].rows]
         for stream in rows:
             self.drop(stream)
         return rows
+
+    def hold_s(self, now: float) -> float:
+        """How long the next batch had better wait for more rows."""
+        return hold_s(now, self._began, self._ready(), self._machine)
+
+    def _ready(self) -> list[Ready]:
+        return [Ready(slot, s.chunk, s.due_at, s.closing) for slot, s in self._streams.items()]
 
 
 Waiting = Lists | Ranges

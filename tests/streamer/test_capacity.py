@@ -117,8 +117,8 @@ def test_while_chunks_are_late_nobody_else_comes_in_and_later_they_do() -> None:
     for _ in range(100):
         now += 0.08
         admission.stepped(now, step(0.008, 0.008, late_s=0.3))
-    late = "100% of their chunks are more than 250 ms late"
-    words = f"4 streams are heard now and {late}, expected at most 5%; try again later"
+    late = "100% of their chunks are late by more than 250 ms and a chunk's time"
+    words = f"4 streams are heard now, {late}, expected at most 5%; try again later"
     assert admission.refusal(now, {1: 4}, 1) == words
     assert admission.refusal(now + 60.0, {1: 4}, 1) is None, "who is late for a while is full for ever"
     few = Admission(COSTS, SETTINGS, 1000)

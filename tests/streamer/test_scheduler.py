@@ -14,7 +14,7 @@ from models.config import FRAME_S, SAMPLE_RATE
 from streamer.backends.base import samples_needed
 from streamer.engine.capacity import refusal
 from streamer.engine.costs import Costs
-from streamer.engine.scheduler import Batch, Machine, plan
+from streamer.engine.scheduler import Batch, Machine, hold_s, plan
 from streamer.engine.slots import Lease
 from streamer.engine.stream import BURST_S, Ready, Stream
 
@@ -73,6 +73,25 @@ def test_no_step_is_longer_than_the_budget() -> None:
     for machine in (LISTS, RANGES):
         for batch in plan(0.0, [row(slot, 0.0, 14) for slot in range(64)], machine):
             assert step_s(14, len(batch.rows)) <= BUDGET_S
+
+
+def test_a_step_of_neighbours_is_short_beside_its_chunk_where_first_rows_are_cheap() -> None:
+    for batch in plan(0.0, [row(slot, 0.0, 14) for slot in range(64)], RANGES):
+        assert step_s(14, len(batch.rows)) <= max(14 * FRAME_S / 4, 8 * step_s(14, 1))
+    dear = Machine(lambda _chunk, rows: 0.03 + 0.001 * rows, BUDGET_S, contiguous=True)
+    assert [len(batch.rows) for batch in plan(0.0, [row(slot, 0.0, 1) for slot in range(64)], dear)] == [64]
+
+
+def test_neighbours_wait_for_each_other_for_a_moment_and_nobody_else_does() -> None:
+    just_now = [row(3, 4.999), row(7, 4.998)]
+    assert hold_s(5.0, 4.995, just_now, RANGES) == pytest.approx(0.011)
+    assert hold_s(5.0, 4.995, just_now, dataclasses.replace(RANGES, budget_s=0.08)) == pytest.approx(0.005)
+    assert hold_s(5.0, 4.9, just_now, RANGES) == 0.0, "a row waits though nothing was stepped for long"
+    assert hold_s(5.0, 4.995, [*just_now, row(5, 4.98)], RANGES) == 0.0, "a row has waited for long enough"
+    assert hold_s(5.0, 4.995, [*just_now, row(5, 4.999, closing=True)], RANGES) == 0.0, "somebody waits for a final"
+    assert hold_s(5.0, 4.995, [row(3, 9.0), row(4, 8.0)], RANGES) == 0.0, "an upload is held up"
+    assert hold_s(5.0, 4.995, [], RANGES) == 0.0
+    assert hold_s(5.0, 4.995, just_now, LISTS) == 0.0
 
 
 def test_a_range_bridges_a_gap_that_costs_less_than_a_step_of_its_own() -> None:

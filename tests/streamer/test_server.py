@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from websockets.exceptions import InvalidStatus
 
-from streamer.backends.fake import FakeBackend
+from streamer.backends.fake import FakeBackend, slow
 from streamer.config import load
 from streamer.errors import Refusal
 from streamer.logs import set_up
@@ -227,6 +227,19 @@ async def test_past_capacity_a_stream_is_refused_in_words_and_taken_when_there_i
         await home.empty()
         assert (await get(home, "/readyz"))[0] == 200
         assert finals(await talk(home, "room again")) == "room again"
+
+
+async def test_a_machine_that_is_too_slow_says_how_many_streams_fit() -> None:
+    async with house("engine.max_load=0.2", backend=FakeBackend(2, slow(0.03))) as home:
+        status, text = await get(home, "/v1/info")
+        assert (status, json.loads(text)["capacity"]["80"]) == (200, 0)
+        async with home.client() as socket:
+            (error,) = await listen(socket)
+        begins, ends = "server: 0 streams are heard now and one more would take ", "; of 80 ms 0 fit; try again later"
+        assert (error["code"], socket.close_code) == ("at_capacity", 1013)
+        assert error["message"].startswith(begins), error
+        assert error["message"].endswith(f"% of the time, expected at most 20%{ends}"), error
+        assert (await get(home, "/readyz"))[0] == 503
 
 
 async def test_a_port_in_use_is_one_sentence() -> None:
