@@ -122,6 +122,7 @@ def _rows(found: Figures, more: Sequence[tuple[str, str]]) -> list[tuple[str, st
         ("clients_cpu_s_per_audio_s", "and of the clients", ""),
         ("step_ms", "a step of the engine, mean", " ms"),
         ("rows_a_step", "streams a step, mean", ""),
+        ("daemon_partial_ms", "a chunk to its partial as the daemon has it, mean", " ms"),
         ("finalize_goal_ms", "two steps and 20 ms", " ms"),
         ("rss_mib", "memory of the daemon at the end", " MiB"),
     ):

@@ -129,7 +129,8 @@ class Loading:
         """The fields that come from the daemon; None where it is not ours or does not say."""
         from streamer.bench.scrape import mean
 
-        step_s, rows = (mean(*numbers, name) for name in ("streamer_step_seconds", "streamer_batch_rows"))
+        names = ("streamer_step_seconds", "streamer_batch_rows", "streamer_partial_latency_seconds")
+        step_s, rows, partial_s = (mean(*numbers, name) for name in names)
         own = self._pid is not None and tally.audio_s > 0
         return {
             "model": self.references.model,
@@ -138,6 +139,7 @@ class Loading:
             "cpu_s_per_audio_s": round(cpu_s / tally.audio_s, 4) if own else None,
             "step_ms": None if step_s is None else round(1000 * step_s, 2),
             "rows_a_step": None if rows is None else round(rows, 1),
+            "daemon_partial_ms": None if partial_s is None else round(1000 * partial_s, 1),
             "finalize_goal_ms": None if step_s is None else round(2000 * step_s + 20, 1),
             "rss_mib": round(memory[-1][1] / (1 << 20), 1) if memory else None,
         }

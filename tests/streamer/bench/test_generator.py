@@ -119,6 +119,21 @@ async def test_a_final_that_never_comes_is_a_lost_one() -> None:
     assert tally.finals_lost == 1
 
 
+async def test_a_segment_that_nobody_heard_of_is_a_lost_final() -> None:
+    async def skip(socket: ServerConnection) -> None:
+        await socket.send('{"type":"ready","session_id":"a","model":"m","latency_ms":80,"sample_rate":16000}')
+        async for message in socket:
+            if message == '{"type":"close"}':
+                await socket.send('{"type":"final","segment":1,"words":[],"reason":"close"}')
+                await socket.send('{"type":"closed","audio_seconds":0.8}')
+
+    async with serve(skip, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        tally = await seen(order(f"ws://127.0.0.1:{port}", streams=1))
+    assert tally.hows == {"closed": 1}
+    assert tally.finals_lost == 1
+
+
 async def test_without_a_daemon_streams_fail_in_words() -> None:
     tally = await seen(order("ws://127.0.0.1:9", streams=1))
     assert tally.hows == {"failed": 1}

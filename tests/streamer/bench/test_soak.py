@@ -11,7 +11,10 @@ import pytest
 from streamer.bench.soak import MIB, drift, memory, slope, warm_up
 from streamer.bench.tally import Delays
 from streamer.cli import main
+from streamer.commands import listening
+from tests.shell import failing
 from tests.streamer.commands.test_bench import spoken
+from tests.streamer.commands.test_evaluate import Parrot
 
 
 def test_a_slope_is_found_through_noise() -> None:
@@ -61,6 +64,16 @@ def test_a_soak_asks_the_daemon_what_fits_and_writes_what_came_of_it(
     assert "| streams that the daemon said fit, share of them that was put on | 7, 43% |" in table
     assert "| memory, for each stream that ended |" in table
     assert "Memory of the daemon" in (tmp_path / "soak.svg").read_text()
+
+
+def test_a_daemon_that_does_not_say_what_fits_wants_a_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "open_listener", lambda *_, **__: Parrot())
+    command = ("bench", "soak", "--url", "ws://127.0.0.1:9", spoken(tmp_path / "a.wav", "abc"))
+    code, err = failing(capsys, *command)
+    assert code == 1
+    assert err == "streamer: ws://127.0.0.1:9: says nothing of its capacity, expected --streams"
 
 
 def test_minutes_are_a_time(capsys: pytest.CaptureFixture[str]) -> None:
