@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 import soxr
 
+from streamer.encodings import FLOATS, WIDTHS, decode, first_wrong
 from streamer.errors import Refusal
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 RATE = 16_000  # hertz, what models hear
 CHANGES = 8  # of a decoded stream's rate or channels, and one more for each second
 RATES = (8000, 192_000)  # hertz, of what a decoder gives
-WIDTHS = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}  # bytes a sample
-FLOATS = ("pcm_f32le",)  # those that can hold what is no audio
-SIXTEEN_BIT, SIXTEEN_BIT_STEP = np.dtype("<i2"), np.float32(1 / 32768)
-LOUDEST = 16.0  # floats beyond it are not audio in -1..1 but, say, 16-bit numbers sent as floats
 Marks = dict[str, tuple[tuple[int, bytes], ...]]  # name -> (offset, bytes) that begin it
 MAGIC: Marks = {  # containers; never a stream of samples
     "wav": ((0, b"RIFF"), (8, b"WAVE")),
@@ -103,15 +100,42 @@ class Channels:
 
 class WireAudio:
     """One stream's audio: `feed` bytes, get samples [heard, n]; `flush` once at the end. After a BadAudio only `flush`
-    is left."""
+    is left.
 
-    def __init__(self, sample_rate: int, encoding: str, channels: int, apart: bool = False) -> None:
+    `chunks`, samples at 16 kHz of the first chunk of whoever hears them and of each one after it: bytes that complete
+    none may be kept and come out with those that do, since a call costs more than the samples of a short message.
+    """
+
+    def __init__(
+        self, sample_rate: int, encoding: str, channels: int, apart: bool = False, chunks: tuple[int, int] = (0, 0)
+    ) -> None:
         assert encoding in WIDTHS, f"encoding: got {encoding!r}, expected one of {', '.join(WIDTHS)}"
         self._encoding, self._channels = encoding, channels
         self._block_bytes = WIDTHS[encoding] * channels
-        self._held = b""  # bytes that do not make a whole sample of every channel yet, or are still being told apart
+        self._held = b""  # bytes that are kept, do not make a whole sample yet, or are still being told apart
         self._told = False  # the first bytes are known to be samples
         self._heard = Channels(sample_rate, channels, apart)
+        self._plain = sample_rate == RATE and channels == 1
+        self._rate, self._keeps = sample_rate, encoding not in FLOATS  # which have to be looked at as they come
+        self._used, self._given = 0, 0  # bytes that came out, as so many samples
+        self._end, self._chunk = chunks  # where the next chunk ends, in samples
+        self._end_bytes = self._bytes_of(self._end)
+
+    def keep(self, data: bytes) -> bool:
+        """Put the bytes aside; False if they may complete a chunk, and were not."""
+        if not self._told or not self._keeps or self._used + len(self._held) + len(data) >= self._end_bytes:
+            return False
+        self._held += data
+        return True
+
+    @property
+    def kept(self) -> int:
+        """Samples at 16 kHz, whole ones."""
+        return len(self._held) // self._block_bytes * RATE // self._rate if self._told else 0
+
+    def release(self) -> Samples:
+        """The samples that were kept."""
+        return self.feed(b"")
 
     def feed(self, data: bytes) -> Samples:
         """The 16 kHz samples that these bytes complete; raises BadAudio for bytes that are not audio."""
@@ -121,8 +145,9 @@ class WireAudio:
                 self._held = data
                 return self._resampled(np.zeros(0, np.float32))
             self._tell(data)
-        whole = len(data) // self._block_bytes * self._block_bytes
+        whole = self._whole(len(data))
         self._held = data[whole:]
+        self._used += whole
         samples = decode(data[:whole], self._encoding)
         wrong = first_wrong(samples) if self._encoding in FLOATS else None
         if wrong is None:
@@ -132,14 +157,30 @@ class WireAudio:
         expected = f"{self._encoding} samples, finite and within -1..1 (is it 16-bit audio?)"
         raise BadAudio(float(samples[wrong]), expected, before)
 
+    def _whole(self, size: int) -> int:
+        """Bytes that come out now: whole samples and, where they are not resampled, nothing beyond a chunk's end."""
+        whole = size // self._block_bytes * self._block_bytes
+        over = self._used + whole - self._end_bytes
+        if over < 0 or not self._chunk or not self._keeps or self._rate != RATE:
+            return whole
+        return whole - over % self._bytes_of(self._chunk)
+
+    def _bytes_of(self, samples: int) -> int:
+        """Bytes on the wire without which there cannot be so many samples at 16 kHz."""
+        return -(-samples * self._block_bytes * self._rate // RATE)
+
     def _resampled(self, samples: Samples) -> Samples:
-        return self._heard.feed(samples.reshape(-1, self._channels))
+        rows = samples[None] if self._plain else self._heard.feed(samples.reshape(-1, self._channels))
+        self._given += rows.shape[1]
+        if self._chunk and self._given >= self._end:
+            self._end += ((self._given - self._end) // self._chunk + 1) * self._chunk
+            self._end_bytes = self._bytes_of(self._end)
+        return rows
 
     def flush(self) -> Samples:
         """The samples still inside; half a sample at the very end is no sample. Nothing may be fed after it."""
-        if self._told:
-            return self._heard.flush()
-        self._tell(self._held)
+        if not self._told:
+            self._tell(self._held)
         return np.concatenate([self.feed(b""), self._heard.flush()], axis=1)
 
     def preview_tail(self, row: int = 0) -> Samples:
@@ -163,6 +204,14 @@ class WireAudio:
 class DecodedAudio:
     """One stream's audio as a decoder gives it: the same verbs, fed with samples. Rate and channels may change in the
     middle (a radio station's next song), when channels are mixed; not all the time, a new resampler is dear."""
+
+    kept = 0
+    """Nothing ever is: a decoder's pieces are no short messages."""
+
+    def keep(self, data: bytes) -> bool:
+        """Never: bytes are a decoder's."""
+        del data
+        return False
 
     def __init__(self, channels: int, apart: bool = False) -> None:
         self._channels, self._apart = channels, apart
@@ -193,6 +242,10 @@ class DecodedAudio:
             raise BadAudio(float(blocks.reshape(-1)[wrong]), "decoded samples, finite and within -1..1", before)
         return np.concatenate([before, self._heard.feed(blocks)], axis=1)
 
+    def release(self) -> Samples:
+        """The samples that were kept."""
+        return self._nothing
+
     def flush(self) -> Samples:
         """The samples still inside."""
         return self._nothing if self._heard is None else self._heard.flush()
@@ -200,27 +253,6 @@ class DecodedAudio:
     def preview_tail(self, row: int = 0) -> Samples:
         """[samples] of one row that `flush` would give now, without ending anything (equal to it within 1e-6)."""
         return self._nothing[row] if self._heard is None else self._heard.preview_tail(row)
-
-
-def decode(data: bytes, encoding: str) -> Samples:
-    """Bytes of one encoding to float32; 16-bit values are divided by 32768, as NeMo's readers do."""
-    match encoding:
-        case "pcm_s16le":
-            samples = np.frombuffer(data, SIXTEEN_BIT).astype(np.float32)
-            samples *= SIXTEEN_BIT_STEP  # a power of two: bit for bit what dividing gives
-            return samples
-        case "pcm_f32le":
-            return np.frombuffer(data, "<f4").astype(np.float32)
-        case "mulaw":
-            return MULAW[np.frombuffer(data, np.uint8)]
-        case _:
-            return ALAW[np.frombuffer(data, np.uint8)]
-
-
-def first_wrong(samples: Samples) -> int | None:
-    """Where the first sample lies that is no audio; only floats can be NaN, infinite or 16-bit numbers."""
-    wrong = ~(np.abs(samples) <= LOUDEST)  # NaN compares false
-    return int(wrong.argmax()) if wrong.any() else None
 
 
 def bytes_to_tell(head: bytes) -> int:
@@ -338,21 +370,3 @@ class _Resampler:
 
 def _soxr(rate: int) -> soxr.ResampleStream:
     return soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
-
-
-def _mulaw_table() -> Samples:
-    """ITU-T G.711 mu-law, all 256 codes."""
-    code = ~np.arange(256, dtype=np.int32) & 0xFF
-    size = (((code & 0x0F) << 3) + 0x84 << (code >> 4 & 7)) - 0x84
-    return (np.where(code & 0x80, -size, size) / 32768).astype(np.float32)
-
-
-def _alaw_table() -> Samples:
-    """ITU-T G.711 A-law, all 256 codes."""
-    code = np.arange(256, dtype=np.int32) ^ 0x55
-    exponent, mantissa = code >> 4 & 7, (code & 0x0F) << 4
-    size = np.where(exponent == 0, mantissa + 8, mantissa + 0x108 << np.maximum(exponent - 1, 0))
-    return (np.where(code & 0x80, size, -size) / 32768).astype(np.float32)
-
-
-MULAW, ALAW = _mulaw_table(), _alaw_table()

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from models.config import SAMPLE_RATE
 from streamer.artefacts import how_to_add
-from streamer.audio import first_wrong
 from streamer.codecs import Damaged, NoCodecs, container_of, pieces
 from streamer.codecs.piece import Broken, Piece, Source
 from streamer.codecs.promised import missing
 from streamer.codecs.wav import read_header
+from streamer.encodings import first_wrong
 from streamer.errors import printable
 
 Samples = NDArray[np.float32]

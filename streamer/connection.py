@@ -106,11 +106,13 @@ class Connection:
             heard = result.heard
             channel = int(result.stream_id.rpartition("/")[2])
             self._guard(lambda: self._session.heard(heard, now, channel), result.arrived)
-        self._watch(now)
+        if self._gate.shut:
+            self._watch(now)
 
     def tick(self, now: float) -> None:
         """Time passed. While we do not read, silence is our own and no pause of the client's."""
-        self._watch(now)
+        if self._gate.shut:
+            self._watch(now)
         listening = self._gate.listening(now)
         self._guard(lambda: self._session.tick(now, listening=listening))
         if not (listening and self._line.reading):
@@ -136,8 +138,12 @@ class Connection:
         try:
             count = 0
             async for message in self._socket:
-                await self._take(message)
-                await self._gate.passed()
+                if message.type is WSMsgType.BINARY and len(message.data) <= SLICE_BYTES and self._intake is None:
+                    self._hear_client(bytes(message.data))
+                else:
+                    await self._take(message)
+                if self._gate.shut:
+                    await self._gate.passed()
                 count += 1
                 if count % BREATH == 0:  # messages that are there already come without a pause
                     await asyncio.sleep(0)
@@ -146,6 +152,17 @@ class Connection:
             self._line.gone = True
         except Exception:
             self._break()
+
+    def _hear_client(self, data: bytes) -> None:
+        """A message of samples, which is what nearly all are; most only come nearer to a chunk, and that is quick."""
+        now = self._house.clock()
+        self._line.pulse.felt(now)
+        if self.speech is not None and data and not self._session.ending:
+            self.speech.heard(now)
+        if self._native.streaming and self._session.keep(data, now):
+            return
+        event = self._native.receive(data)
+        self._guard(lambda: self._session.receive(event, now))
 
     async def _take(self, message: WSMessage) -> None:
         now = self._house.clock()
@@ -162,7 +179,6 @@ class Connection:
                     await self._sliced(event.pcm)
                 else:
                     self._guard(lambda: self._session.receive(event, now))
-                self._watch(now)
             case WSMsgType.PING:
                 await self._socket.pong(message.data)
             case WSMsgType.ERROR:  # not WebSocket any more: the library has closed it with a code already
@@ -199,7 +215,6 @@ class Connection:
         self._guard(lambda: self._session.decoded(blocks, sample_rate, now))
         if self._session.deaf and self._intake is not None:
             return self._intake.close()
-        self._watch(now)
         await self._gate.passed()
 
     async def _drain(self, intake: Intake) -> None:
@@ -256,10 +271,12 @@ class Connection:
         for action in actions:
             match action:
                 case Feed(channel=channel, pcm=pcm):
+                    now = self._house.clock()
                     if self.speech is not None:
-                        self.speech.heard(self._house.clock())
-                    self._house.metrics.audio.inc(len(pcm) / SAMPLE_RATE)
+                        self.speech.heard(now)
+                    self._house.metrics.audio.add(len(pcm) / SAMPLE_RATE)
                     engine.feed(self._streams[channel], pcm)
+                    self._watch(now)
                 case Fork(channel=channel, mark=mark, pcm=pcm):
                     engine.fork(self._streams[channel], mark, pcm)
                 case Finish(channel=channel, pcm=pcm):

@@ -31,6 +31,11 @@ class Gate:
             self._open.set()
             self._opened = now
 
+    @property
+    def shut(self) -> bool:
+        """Whether `passed` would wait."""
+        return not self._open.is_set()
+
     def listening(self, now: float) -> bool:
         """Whether silence is the client's own, and not because nobody reads what it says."""
         return self._open.is_set() and not self._held and now - self._opened >= SETTLE_S

@@ -15,10 +15,12 @@ from streamer.actions import Hangup
 from streamer.config import Server
 from streamer.outbox import Letter, Outbox, Ping
 from streamer.pulse import Beat, Pulse
+from streamer.sockets import WRITE_BUFFER_BYTES
 
 log = logging.getLogger(__name__)
 
 CLOSE_S = 5.0  # the other side has this long to answer our close frame
+MOST_CHARACTER_BYTES = 4  # of a character in UTF-8
 LAST_WORDS_S = 1.0  # a socket that is given up has this long to take its close frame
 
 
@@ -81,6 +83,9 @@ class Line:
 
     async def send(self, message: str | None) -> bool:
         """A message, or a ping where there is none; False if the other side did not take it in time."""
+        if message is not None and self._takes(len(message)):
+            await self._socket.send_str(message)
+            return True
         try:
             async with asyncio.timeout(self._limits.send_timeout_s):
                 if message is None:
@@ -92,6 +97,13 @@ class Line:
             self._outbox.given_up = True
             return False
         return True
+
+    def _takes(self, characters: int) -> bool:
+        """Whether so long a message is taken without a wait, and without a timer: our own buffer holds it."""
+        transport = self._request.transport
+        return transport is not None and (
+            MOST_CHARACTER_BYTES * characters + transport.get_write_buffer_size() < WRITE_BUFFER_BYTES
+        )
 
     async def give_up(self) -> None:
         """Who does not take what it is sent is told so, and is not waited for."""

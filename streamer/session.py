@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.config import FRAME_SAMPLES
 from streamer.actions import Action, Drain, Feed, Finish, Fork, Hangup, Heard, Say
-from streamer.audio import RATE, WIDTHS, BadAudio, DecodedAudio, WireAudio
+from streamer.audio import RATE, BadAudio, DecodedAudio, WireAudio
+from streamer.encodings import WIDTHS
 from streamer.errors import Refusal
 from streamer.protocols.events import (
     Audio,
@@ -29,8 +31,9 @@ from streamer.protocols.events import (
     Malformed,
     Ready,
 )
+from streamer.settings import SessionSettings
 from streamer.transcript.endpoint import Rules
-from streamer.transcript.transcript import Transcript
+from streamer.transcript.transcript import CHUNK_SHORT, Transcript
 from streamer.transcript.words import Speller
 from streamer.voice import Voice
 
@@ -47,28 +50,6 @@ if TYPE_CHECKING:
 __all__ = ["Action", "Drain", "Feed", "Finish", "Fork", "Hangup", "Heard", "Say", "Session", "SessionSettings"]
 
 RAW = "pcm_s16le"  # what encoding=auto takes bytes for that begin like no file
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionSettings:
-    """Limits and rhythms of every session of a server."""
-
-    tail_ms: int = 640
-    """Silence that a finalize or close lets the model hear after the audio, for words it emits late."""
-    stall_ms: int = 1_000
-    """Pause on the wire after which pending words are finalised."""
-    idle_s: float = 60.0
-    """Neither audio nor any message for this long ends the stream."""
-    max_session_s: float = 14_400.0
-    """Longest session, on the wall and on the audio clock."""
-    finish_s: float = 60.0
-    """The engine's time to hear something of a stream that ends; past it the stream ends with what was heard."""
-    emission_delay_ms: int = 0
-    """How late the model emits on average; subtracted from word times (the model card says it)."""
-    max_errors: int = 32
-    """Refused messages on one stream before it is ended."""
-    max_message_bytes: int = 1 << 20
-    """Longest audio message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +97,9 @@ class Session:
 
     def _bare(self, encoding: str) -> WireAudio:
         opening = self._opening
-        return WireAudio(opening.sample_rate, encoding, opening.channels, opening.multichannel)
+        chunk = self.chunk * FRAME_SAMPLES
+        chunks = chunk - CHUNK_SHORT, chunk
+        return WireAudio(opening.sample_rate, encoding, opening.channels, opening.multichannel, chunks)
 
     @property
     def encoding(self) -> str:
@@ -130,8 +113,8 @@ class Session:
 
     @property
     def audio_seconds(self) -> float:
-        """Audio fed so far, in seconds."""
-        return self._voices[0].fed / RATE
+        """Audio that came so far, in seconds."""
+        return (self._voices[0].fed + self._audio.kept) / RATE
 
     @property
     def done(self) -> bool:
@@ -187,6 +170,14 @@ class Session:
             case Malformed(refusal=refusal):
                 return self._refused(refusal, now)
 
+    def keep(self, data: bytes, now: float) -> bool:
+        """Bytes that came, if they may be put aside because the engine could do nothing with them yet; else False, and
+        `receive` them. Most messages of live audio are much shorter than a chunk."""
+        if self._ending is not None or not self._audio.keep(data):
+            return False
+        self._last_message = self._last_audio = now
+        return True
+
     def arrived(self, size: int, now: float) -> list[Action]:
         """So many bytes of compressed audio came; a decoder has them."""
         if self._done or self._ending is not None:
@@ -235,6 +226,7 @@ class Session:
         if heard.mark is not None:
             actions = voice.hear_fork(heard)
             if self._ending is None:
+                actions += self._feed(self._audio.release())
                 actions += voice.fork_waiting(lambda: self._audio.preview_tail(channel))
             return actions
         assert not heard.finished or self._flushed, "heard.finished: got it before Finish, expected it after"
@@ -273,6 +265,7 @@ class Session:
         if self._done:
             return []
         if not self._flushed:
+            self._feed(self._audio.release())  # it counts, though nobody will hear it
             for channel, voice in enumerate(self._voices):
                 voice.fed += self._audio.preview_tail(channel).size  # what a fork may have heard of it already
         self._flushed = True
@@ -321,7 +314,7 @@ class Session:
 
     def _forked(self, ask: Callable[[Voice, Tail], list[Action]]) -> list[Action]:
         """Every voice is asked; what its resampler still holds it asks for itself."""
-        actions: list[Action] = []
+        actions = self._feed(self._audio.release())
         for channel, voice in enumerate(self._voices):
             actions += ask(voice, partial(self._audio.preview_tail, channel))
         return actions
@@ -368,12 +361,12 @@ class Session:
     def _flush(self) -> list[Action]:
         """All audio is there: the engine may finish."""
         assert self._ending is not None
-        said: list[Action] = []
+        said = self._feed(self._audio.release())
         try:
             rest = self._audio.flush()
         except BadAudio as bad:  # the first bytes, fewer than it takes to tell a file's header
             self._ending = _Ending("error", 1003, self._ending.since)
-            said = [Say(event=_error(bad))]
+            said.append(Say(event=_error(bad)))
             rest = np.concatenate([bad.before, self._audio.flush()], axis=1)
         self._flushed = True
         ends = (voice.end(pcm) for voice, pcm in zip(self._voices, rest, strict=True))

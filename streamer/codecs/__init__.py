@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streamer.audio import container, first_wrong
+from streamer.audio import container
 from streamer.codecs.piece import Broken, Damaged, NoCodecs, Piece, Readable, Source, plain
 from streamer.codecs.wav import read_header, read_samples
+from streamer.encodings import first_wrong
 
 if TYPE_CHECKING:
     from streamer.codecs.piece import Samples

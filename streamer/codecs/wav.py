@@ -124,13 +124,13 @@ def _float64(data: bytes) -> Samples:
 
 
 def _alaw(data: bytes) -> Samples:
-    from streamer.audio import ALAW as TABLE
+    from streamer.encodings import ALAW as TABLE
 
     return TABLE[np.frombuffer(data, np.uint8)]
 
 
 def _mulaw(data: bytes) -> Samples:
-    from streamer.audio import MULAW as TABLE
+    from streamer.encodings import MULAW as TABLE
 
     return TABLE[np.frombuffer(data, np.uint8)]
 

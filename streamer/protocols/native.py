@@ -95,6 +95,11 @@ class Native:
         self.state = State.OPENING
         self._written: dict[int, _Written] = {}  # by channel
 
+    @property
+    def streaming(self) -> bool:
+        """Audio may be said."""
+        return self.state is State.STREAMING
+
     def receive(self, message: bytes | str) -> ClientEvent:
         """One WebSocket message, binary or text. What is wrong with it comes back as Malformed; never raises."""
         try:

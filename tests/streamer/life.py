@@ -48,6 +48,8 @@ class Life:
         for event in events:
             if isinstance(event, Close):
                 self.native.receive('{"type":"close"}')
+            if isinstance(event, Audio) and self.session.keep(event.pcm, self.now):
+                continue
             self.do(self.session.receive(event, self.now))
             if run:
                 self.run()

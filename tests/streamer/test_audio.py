@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.audio import ALAW, MAGIC, MULAW, WIDTHS, BadAudio, DecodedAudio, WireAudio, container
+from streamer.audio import MAGIC, BadAudio, DecodedAudio, WireAudio, container
+from streamer.encodings import ALAW, MULAW, WIDTHS
 from streamer.errors import Refusal
 
 SOUND = np.sin(np.arange(30_000) ** 1.1 * 0.05).astype(np.float32) * np.float32(0.7)
@@ -51,6 +52,46 @@ def test_cutting_the_bytes_anywhere_changes_no_bit(
     pieces = heard(WireAudio(rate, encoding, channels), cut(data, places))
     assert whole.dtype == pieces.dtype == np.float32
     assert whole.tobytes() == pieces.tobytes()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rate=st.sampled_from([8000, 12345, 16000, 44100, 48000, 96000]),
+    encoding=st.sampled_from(sorted(WIDTHS)),
+    channels=st.integers(1, 3),
+    chunks=st.sampled_from([(200, 1280), (1480, 2560)]),
+    places=st.lists(st.integers(0, 1 << 20), max_size=40),
+)
+def test_bytes_that_complete_no_chunk_are_kept_and_no_chunk_is_later_for_it(
+    rate: int, encoding: str, channels: int, chunks: tuple[int, int], places: list[int]
+) -> None:
+    data = wire(encoding, SOUND[: 6000 * channels])
+    keeping, prompt = WireAudio(rate, encoding, channels, chunks=chunks), WireAudio(rate, encoding, channels)
+    nothing = np.zeros((1, 0), np.float32)
+    given, expected = [nothing], [nothing]
+    for piece in cut(data, places):
+        given.append(nothing if keeping.keep(piece) else keeping.feed(piece))
+        expected.append(prompt.feed(piece))
+        whole = [
+            max(0, sum(row.size for row in rows) - chunks[0] + chunks[1]) // chunks[1] for rows in (given, expected)
+        ]
+        assert whole[0] == whole[1], "chunks that are complete"
+    given.append(keeping.release())
+    assert keeping.kept == 0
+    tails = [audio.preview_tail() for audio in (keeping, prompt)]
+    assert tails[0].tobytes() == tails[1].tobytes()
+    said, whole_said = (
+        np.concatenate([*rows, audio.flush()], axis=1) for rows, audio in ((given, keeping), (expected, prompt))
+    )
+    assert said.tobytes() == whole_said.tobytes()
+
+
+def test_live_audio_in_short_messages_comes_out_a_chunk_at_a_time() -> None:
+    audio = WireAudio(16000, "pcm_s16le", 1, chunks=(200, 1280))
+    pieces = np.split(SOUND[:6400], 20)
+    sizes = [0 if audio.keep(data := wire("pcm_s16le", piece)) else audio.feed(data).size for piece in pieces]
+    assert sizes == [200, 0, 0, 0, 1280] + [0, 0, 0, 1280] * 3 + [0, 0, 0]
+    assert audio.kept == audio.release().size == 6400 - 200 - 4 * 1280
 
 
 @pytest.mark.parametrize("encoding", sorted(WIDTHS))

@@ -146,7 +146,7 @@ async def test_a_fault_in_reading_or_writing_ends_the_stream_in_words(
     sound = getattr(Native, place)
 
     def faulty(self: Native, what: object) -> object:
-        if what == b"fault" or (isinstance(what, Partial) and what.segment == 1):
+        if what == "fault" or (isinstance(what, Partial) and what.segment == 1):
             raise ZeroDivisionError("as ordered")
         return sound(self, what)
 
@@ -154,7 +154,7 @@ async def test_a_fault_in_reading_or_writing_ends_the_stream_in_words(
     async with house() as home, home.client() as bad, home.client() as good:
         await bad.send(wire("abc"))
         await until(bad, "partial")
-        await bad.send(b"fault" if place == "receive" else wire(" "))
+        await bad.send("fault" if place == "receive" else wire(" "))
         if place == "send":
             await say(bad, "finalize")
             await until(bad, "final")
@@ -198,13 +198,21 @@ async def test_text_that_is_not_utf_8_breaks_the_socket_with_1007() -> None:
 
 
 async def test_messages_that_are_there_already_leave_the_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    take, streak, longest, total = connection.Connection._take, 0, 0, 0
+    take, hear = connection.Connection._take, connection.Connection._hear_client
+    streak, longest, total = 0, 0, 0
 
-    async def counted(self: connection.Connection, message: WSMessage) -> None:
+    def count() -> None:
         nonlocal streak, longest, total
         streak, total = streak + 1, total + 1
         longest = max(longest, streak)
+
+    async def counted(self: connection.Connection, message: WSMessage) -> None:
+        count()
         await take(self, message)
+
+    def counted_audio(self: connection.Connection, data: bytes) -> None:
+        count()
+        hear(self, data)
 
     async def another() -> None:
         nonlocal streak
@@ -213,9 +221,10 @@ async def test_messages_that_are_there_already_leave_the_others_their_turn(monke
             await asyncio.sleep(0)
 
     monkeypatch.setattr(connection.Connection, "_take", counted)
+    monkeypatch.setattr(connection.Connection, "_hear_client", counted_audio)
     async with house() as home:
         other = asyncio.create_task(another())
-        reader, writer = await bare(home.port, frame(b"", BINARY) * 2000 + frame(CLOSE, TEXT))
+        reader, writer = await bare(home.port, frame(bytes(2), BINARY) * 2000 + frame(CLOSE, TEXT))
         assert b'"closed"' in await asyncio.wait_for(reader.read(-1), 20)
         other.cancel()
         writer.close()

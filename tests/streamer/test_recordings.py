@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from streamer.audio import LOUDEST
+from streamer.encodings import LOUDEST
 from streamer.recordings import Part, Recordings, Unreadable
 
 

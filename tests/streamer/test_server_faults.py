@@ -15,6 +15,7 @@ import pytest
 from streamer.backends.base import Row
 from streamer.backends.fake import FakeBackend, Faults, slow
 from streamer.connection import stream_key
+from streamer.protocols.events import KeepAlive
 from streamer.session import Session
 from tests.streamer.house import deaf_client, finals, house, kinds, listen, masked, say, talk, until, wire
 
@@ -87,20 +88,21 @@ async def test_a_dead_engine_closes_every_client_with_an_error_and_ends_non_zero
         assert await asyncio.wait_for(home.task, 10) == 1
 
 
-async def test_a_bug_in_a_session_ends_that_session_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    receive = Session.receive
+@pytest.mark.parametrize("place", ["keep", "receive"])
+async def test_a_bug_in_a_session_ends_that_session_only(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    does = getattr(Session, place)
 
-    def buggy(self: Session, event: object, now: float) -> list:
-        if getattr(event, "pcm", b"") == b"bug!":
+    def buggy(self: Session, said: object, now: float) -> object:
+        if said == b"bug!" or isinstance(said, KeepAlive):
             raise ZeroDivisionError("as ordered")
-        return receive(self, event, now)
+        return does(self, said, now)
 
-    monkeypatch.setattr(Session, "receive", buggy)
+    monkeypatch.setattr(Session, place, buggy)
     async with house() as home, home.client() as bad, home.client() as good:
         await good.send(wire("fine"))
         await bad.send(wire("heard"))
         await until(bad, "partial")
-        await bad.send(b"bug!")
+        await bad.send(b"bug!" if place == "keep" else '{"type":"keepalive"}')
         said = await asyncio.wait_for(listen(bad), 5)
         assert kinds(said)[-3:] == ["error", "final", "closed"]
         assert said[-3]["code"] == "internal"

@@ -99,6 +99,17 @@ def test_with_resampling_a_finalize_hears_what_the_resampler_still_holds() -> No
     assert life.receive(Close()).seen[-1] == Closed(audio_seconds=0.64)
 
 
+def test_a_finalize_hears_what_was_kept_because_it_makes_no_chunk() -> None:
+    def fed() -> int:
+        return sum(action.pcm.size for action in life.actions if isinstance(action, Feed))
+
+    life = Life(replace(OPENING, encoding="pcm_s16le")).receive(Audio(pcm=bytes(2000)), Audio(pcm=bytes(600)))
+    assert (fed(), life.session.audio_seconds) == (1000, 1300 / 16000), "of a first chunk of 1480 samples"
+    life.receive(Finalize(), run=False)
+    assert (fed(), isinstance(life.actions[-1], Fork)) == (1300, True)
+    assert life.run().receive(Audio(pcm=bytes(20)), Close()).seen[-1] == Closed(audio_seconds=1310 / 16000)
+
+
 words_and_gaps = st.lists(st.tuples(st.integers(1, 6), st.integers(2, 6), st.integers(1, 8)), max_size=8).map(
     lambda parts: [0, *(voice for v, run, gap in parts for voice in [v] * run + [0] * gap), 0, 0, 0, 0, 0]
 )
