@@ -20,6 +20,7 @@ from typing import Any
 from streamer.backends.base import Backend
 from streamer.engine.costs import Clock, Costs, measure
 from streamer.engine.machine import processor_name, processors
+from streamer.engine.results import EngineSettings
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,13 @@ class Kept:
             beside.unlink(missing_ok=True)
             why = f"expected a file that can be written ({error.strerror}); the next start measures again"
             log.warning("engine.capacity_file=%s: %s", self.file, why)
+
+
+def known(backend: Backend, settings: EngineSettings, clock: Clock) -> Costs:
+    """The costs of all that the model can be stepped by, from the settings' file if it has them."""
+    busy = time.process_time if backend.about.get("device") == "cpu" else None
+    kept = Kept(settings.capacity_file, settings.threads)
+    return kept.costs(backend, backend.config.chunks, clock, settings.budget_s, busy)
 
 
 def name_of(backend: Backend, threads: int) -> str:

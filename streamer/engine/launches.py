@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from streamer.backends.base import Backend, Row, Ticket
+import numpy as np
+
+from streamer.backends.base import Backend, Row, Ticket, samples_needed
 from streamer.engine.capacity import Clock
 from streamer.engine.results import Step
 from streamer.engine.stream import Pcm, Stream
@@ -90,6 +92,14 @@ class Launches:
             return self._failed(streams, started, fault)
         self._under_way.append(Launch(streams, ticket, started, self._cost(chunk, self._width(rows))))
         return None
+
+    def probe(self, slot: int, chunk: int) -> None:
+        """Step silence in a slot that nobody has, with nothing under way; the exception if that fails."""
+        self._backend.open(slot)
+        silence = np.zeros(samples_needed(0, chunk), np.float32)
+        (outcome,) = self._backend.collect(self._backend.launch(chunk, [Row(slot, silence)]))
+        if isinstance(outcome, Exception):
+            raise outcome
 
     def collect(self) -> Landed:
         """The end of the oldest step."""

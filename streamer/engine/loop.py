@@ -15,14 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-import numpy as np
-
 from models.config import FRAME_S, HOP
 from streamer.actions import Heard
-from streamer.backends.base import Backend, Row, samples_needed
+from streamer.backends.base import Backend
 from streamer.decoding import Token
 from streamer.engine.capacity import Admission, Costs, most_streams
-from streamer.engine.kept import Kept
+from streamer.engine.kept import known
 from streamer.engine.launches import Landed, Launches
 from streamer.engine.results import EngineSettings, Failed, Full, Result, Step
 from streamer.engine.scheduler import Machine
@@ -35,8 +33,6 @@ __all__ = ["Engine", "EngineSettings", "Failed", "Full", "Result", "Step"]
 log = logging.getLogger(__name__)
 
 STREAMS_A_SPARE = 16  # one slot in so many is kept back for forks
-
-
 Work = Callable[[], list[Result]]
 
 
@@ -69,11 +65,8 @@ class Engine:
 
     def start(self, costs: Costs | None = None) -> None:
         """Measure what steps cost, unless it is known, and begin."""
-        chunks, own = self.backend.config.chunks, self.settings
-        if costs is None:
-            busy = time.process_time if self.backend.about.get("device") == "cpu" else None
-            kept = Kept(own.capacity_file, own.threads)
-            costs = kept.costs(self.backend, chunks, self._clock, own.budget_s, busy)
+        own = self.settings
+        costs = costs or known(self.backend, own, self._clock)
         most = most_streams(self.backend, self._slots.count - self._slots.spare, own.memory_bytes)
         self._admission = Admission(costs, own, most)
         machine = Machine(costs.seconds, own.budget_s, self.backend.contiguous)
@@ -145,10 +138,10 @@ class Engine:
             self._changed.notify()
 
     def waiting_seconds(self, stream_id: str) -> float:
-        """Audio of the stream that no step has taken yet; 0 for a stream that has ended."""
-        with self._lock:
-            stream = self._streams.get(stream_id)
-            return stream.waiting_s if stream else 0.0
+        """Audio of the stream that no step has taken yet; 0 for a stream that has ended. Asked with every chunk that
+        comes, it waits for no lock: a step's worth of error does not matter to whoever asks."""
+        stream = self._streams.get(stream_id)
+        return stream.waiting_s if stream else 0.0
 
     def stuck_seconds(self) -> float:
         """How long the present step has been running; 0 between steps."""
@@ -172,10 +165,7 @@ class Engine:
             assert all(self._slots.holds(lease) for lease in held), "leases: got a lost one, expected all held"
             assert len(held) == self._slots.count - self._slots.free, f"leases: got {len(held)}, expected one a stream"
             for stream in self._streams.values():
-                for own in filter(None, (stream, stream.fork)):
-                    assert bool(own.queued) == own.ready, f"{own.key}: waits {own.queued}, ready {own.ready}"
-                splits = stream in self._splitting
-                assert splits == stream.fork_ready, f"{stream.key}: splits {splits}, expected {stream.fork_ready}"
+                stream.check(splits=stream in self._splitting)
 
     def _no_room(self, chunk: int) -> str | None:
         if self.failure is not None or self._stopping:
@@ -261,11 +251,29 @@ class Engine:
                 now = self._clock()
                 hold_s = max(self._launches.hold_s(now), self._waiting.hold_s(now))
                 if len(self._waiting) and not hold_s:
+                    self._tidy()
                     return partial(self._launch, self._batch(now))
                 self._asleep = not len(self._waiting)
                 self._changed.wait(None if self._asleep else hold_s)
                 self._asleep = False
             return None
+
+    def _tidy(self) -> None:
+        """A stream at the edge of a range that has thinned out moves in among the others: one before each step."""
+        if len(self._launches) or (found := self._slots.stray()) is None:
+            return
+        stream = next((s for s in self._streams.values() if s.lease is found[0] and s.fork is None), None)
+        if stream is None:
+            return  # a copy has it, or its parent, and will be gone soon
+        try:
+            if not stream.fresh:
+                self.backend.fork(stream.lease.slot, found[1])
+        except Exception:
+            log.exception("a stream could not be moved and stays where it is", extra={"session": stream.key})
+            return
+        self._waiting.drop(stream)
+        stream.lease = self._slots.move(stream.lease, found[1])
+        self._place(stream)
 
     def _copies(self) -> list[Stream]:
         copies = []
@@ -386,11 +394,7 @@ class Engine:
         if lease is None:  # others took the failed streams' slots already: their steps will tell
             return
         try:
-            self.backend.open(lease.slot)
-            silence = np.zeros(samples_needed(0, chunk), np.float32)
-            (outcome,) = self.backend.collect(self.backend.launch(chunk, [Row(lease.slot, silence)]))
-            if isinstance(outcome, Exception):
-                raise outcome
+            self._launches.probe(lease.slot, chunk)
         finally:
             with self._lock:
                 self._slots.release(lease)

@@ -11,6 +11,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LOOSE, LOOSE_SHARE = 4, 0.125  # idle slots among a group's that are not worth a move: so many, or of its streams
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -29,6 +31,7 @@ class Slots:
         self.count, self.spare, self.near = count, spare, near
         self._generations = [0] * count
         self._leases: dict[int, Lease] = {}
+        self._loose = False  # a slot was given back since ranges were looked at
         self._free = list(range(count - 1, -1, -1))  # the last is taken first, where any is as good as another
 
     @property
@@ -71,6 +74,35 @@ class Slots:
         if self.holds(lease):
             del self._leases[lease.slot]
             self._free.append(lease.slot)
+            self._loose = self.near
+
+    def stray(self) -> tuple[Lease, int] | None:
+        """A lease at the edge of a range that has thinned out, and a free slot nearer to the others; None: all is well.
+
+        Steps of neighbours compute the idle slots between them, too. Said once after each lease that was given back.
+        """
+        groups: dict[int, list[int]] = {}
+        looked, self._loose = sorted(self._leases) if self._loose else [], False
+        for slot in looked:
+            groups.setdefault(self._leases[slot].group, []).append(slot)
+        for own in groups.values():
+            if own[-1] - own[0] + 1 - len(own) <= max(LOOSE, LOOSE_SHARE * len(own)):
+                continue
+            first = own[1] - own[0] > own[-1] - own[-2]
+            edge, others = (own[0], own[1:]) if first else (own[-1], own[:-1])
+            slot = min(self._free, key=lambda slot: (_distance(slot, others), slot))
+            if _distance(slot, others) < _distance(edge, others) or others[0] < slot < others[-1]:
+                return self._leases[edge], slot
+        return None
+
+    def move(self, lease: Lease, slot: int) -> Lease:
+        """The same owner's lease of the free `slot` instead."""
+        assert self.holds(lease), f"slot {lease.slot}: got another's lease, expected its owner's"
+        self._free.remove(slot)
+        self._generations[slot] += 1
+        self._leases[slot] = Lease(slot, self._generations[slot], lease.group)
+        self.release(lease)
+        return self._leases[slot]
 
     def check(self) -> None:
         """Leased and free slots make all slots, and every lease has its slot's generation."""

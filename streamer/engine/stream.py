@@ -173,6 +173,12 @@ class Stream:
         self.chunks += 1
         return pcm, self.last
 
+    def check(self, *, splits: bool) -> None:
+        """It waits for a step, and so does its copy, or for a copy to be made (`splits`), just when it can."""
+        for own in filter(None, (self, self.fork)):
+            assert bool(own.queued) == own.ready, f"{own.key}: waits {own.queued}, ready {own.ready}"
+        assert splits == self.fork_ready, f"{self.key}: splits {splits}, expected {self.fork_ready}"
+
     def split(self, lease: Lease, now: float) -> Stream:
         """The copy that the first order asks for; the stream goes on when it has heard all."""
         order = self.forks.popleft()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.engine.slots import Lease, Slots
+from streamer.engine.slots import LOOSE, Lease, Slots
 
 
 def test_a_lease_that_ended_cannot_touch_the_next_owner() -> None:
@@ -69,3 +69,31 @@ def test_whatever_happens_no_slot_has_two_owners(story: list[tuple[str, int, boo
         assert slots.free == 6 - len(held)
         assert {lease for lease in ever if slots.holds(lease)} == held
         assert len({lease.slot for lease in held}) == len(held)
+
+
+def test_a_range_that_thinned_out_is_closed_up_by_moves_from_its_edges() -> None:
+    slots = Slots(200, 10)
+    leases = [slots.lease(group) for group in [1] * 100 + [7] * 40]
+    assert slots.stray() is None, "nobody has left"
+    for number, lease in enumerate(leases):
+        if number % 5:
+            slots.release(lease)
+    moves = 0
+    while (found := slots.stray()) is not None:
+        slots.move(*found)
+        slots.check()
+        moves += 1
+    assert 10 <= moves <= 28
+    for group, count in ((1, 20), (7, 8)):
+        own = sorted(slot for slot, lease in slots._leases.items() if lease.group == group)
+        assert len(own) == count
+        assert own[-1] - own[0] + 1 <= count + LOOSE
+    assert slots.stray() is None
+
+
+def test_slots_of_a_backend_that_takes_any_rows_are_never_moved() -> None:
+    slots = Slots(200, 10, near=False)
+    for number, lease in enumerate([slots.lease(1) for _ in range(100)]):
+        if number % 5:
+            slots.release(lease)
+    assert slots.stray() is None
