@@ -121,11 +121,15 @@ class Daemon:
     async def run(self) -> int:
         """Until SIGTERM, SIGINT or the engine's death; the exit code."""
         with Signals(self._loop, self.stop):
-            while not self._stop.is_set():
-                self._tick()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), TICK_S)
+            self._beat()
+            await self._stop.wait()
+            self._beating.cancel()
             return await self._end()
+
+    def _beat(self) -> None:
+        """A tick, and the timer of the next one: the one timer for all that time does to connections."""
+        self._beating = self._loop.call_later(TICK_S, self._beat)
+        self._tick()
 
     def stop(self) -> None:
         """Finish what is in flight and end."""

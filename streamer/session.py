@@ -231,7 +231,9 @@ class Session:
             return actions
         assert not heard.finished or self._flushed, "heard.finished: got it before Finish, expected it after"
         actions = voice.hear(heard, self._interim)
-        return actions + self._finished() if all(each.finished for each in self._voices) else actions
+        if heard.finished and all([each.finished for each in self._voices]):
+            return actions + self._finished()
+        return actions
 
     def tick(self, now: float, *, listening: bool = True) -> list[Action]:
         """Time passed. While nobody listens to the client, its silence is none of its own."""

@@ -7,6 +7,7 @@ refused in a sentence and moves nothing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -302,14 +303,20 @@ def write(event: ClientEvent | ServerEvent) -> str:
     return _json({"type": NAMES[type(event)], **_values(event)})
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, default=_values, ensure_ascii=False, separators=(",", ":"))
+@functools.cache
+def _fields(kind: type) -> tuple[str, ...]:
+    return tuple(item.name for item in dataclasses.fields(kind))
 
 
 def _values(event: Any) -> dict[str, Any]:
     """The fields that have a value, one level deep (dataclasses.asdict copies all, and is slow)."""
-    values = ((item.name, getattr(event, item.name)) for item in dataclasses.fields(event))
+    values = [(name, getattr(event, name)) for name in _fields(type(event))]
     return {name: value for name, value in values if value is not None}
+
+
+_json = json.JSONEncoder(
+    default=_values, ensure_ascii=False, separators=(",", ":")
+).encode  # json.dumps makes a new one
 
 
 def _object(text: str, longest: int | None = MAX_TEXT) -> dict[str, Any]:
