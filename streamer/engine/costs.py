@@ -134,6 +134,8 @@ def measure(
             for rows in _sizes(min(backend.slots, MOST_ROWS)):
                 if _bound(known, rows) <= too_long_s or rows not in known:
                     known[rows] = min(known.get(rows, math.inf), _step_s(backend, chunk, rows, noise, watch))
+                if backend.contiguous:
+                    too_long_s = min(too_long_s, longest_step(chunk, known[1]))
                 if _bound(known, rows) > too_long_s or _flat(chunk, known, rows):
                     break
     return Costs(_plausible(best), watch.disturbed)
