@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from models.config import ConfigError
     from streamer.config import Config
 
+# NumPy's matrix library takes a thread for each processor and lets them spin; ours are small matrices.
+ONE_BLAS_THREAD = ("OPENBLAS_NUM_THREADS", "1")
 OF_THE_MODEL = ("model.latency_ms", "model.language")  # options that are right or wrong for the model that was loaded
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         print(options.render(config), end="")
         return OK
     logs.set_up(config.log.format, config.log.level)
+    os.environ.setdefault(*ONE_BLAS_THREAD)  # NumPy reads it once, when it is imported, which is below
     for variable in options.of_kubernetes(os.environ):
         log.warning("%s is a Service's address that Kubernetes sets, no option: passed over", variable)
     from streamer.server import serve

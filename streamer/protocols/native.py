@@ -7,7 +7,6 @@ refused in a sentence and moves nothing.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -303,15 +302,16 @@ def write(event: ClientEvent | ServerEvent) -> str:
     return _json({"type": NAMES[type(event)], **_values(event)})
 
 
-@functools.cache
-def _fields(kind: type) -> tuple[str, ...]:
-    return tuple(item.name for item in dataclasses.fields(kind))
-
-
 def _values(event: Any) -> dict[str, Any]:
     """The fields that have a value, one level deep (dataclasses.asdict copies all, and is slow)."""
-    values = [(name, getattr(event, name)) for name in _fields(type(event))]
+    kind = type(event)
+    if (names := _FIELDS.get(kind)) is None:
+        names = _FIELDS[kind] = tuple(item.name for item in dataclasses.fields(kind))
+    values = [(name, getattr(event, name)) for name in names]
     return {name: value for name, value in values if value is not None}
+
+
+_FIELDS: dict[type, tuple[str, ...]] = {}  # by kind of event, those that have been written
 
 
 _json = json.JSONEncoder(
