@@ -53,7 +53,8 @@ def run(chosen: Sequence[Cell], servers: Servers, book: Book, say: Say, *, again
     failed, kept = 0, book.section(SECTION)
     for cell in chosen:
         name = cell_name(cell)
-        if not again and name in kept and kept[name]["machine"] == cpu_name() and "error" not in kept[name]:
+        before = kept.get(name, {})
+        if not again and before.get("finished") and before["machine"] == cpu_name():
             say(f"{name}: done before")
             continue
         record: dict[str, Any] = {side: [] for side in SIDES}
@@ -64,6 +65,7 @@ def run(chosen: Sequence[Cell], servers: Servers, book: Book, say: Say, *, again
                 record[side].append(tried)
                 say(f"{name} {side}: {tried['streams']} streams, {passed(tried, cell) or 'sustained'}")
                 book.save()
+            record["finished"] = True
         except PeerError as error:
             failed += 1
             record["error"] = str(error)

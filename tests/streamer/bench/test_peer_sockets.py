@@ -128,6 +128,24 @@ def test_streams_are_raised_until_news_is_a_chunk_late_for_both_in_turn(
     assert said[-1] == "small/int8/560ms: done before"
 
 
+def test_a_search_that_was_cut_off_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [3]
+
+    def measured(_: Cell, __: Servers, side: str, streams: int) -> dict[str, Any]:
+        left[0] -= 1
+        if not left[0]:
+            raise SystemExit(143)
+        return run_of(streams, 0.01 if streams < 20 else 0.6)
+
+    monkeypatch.setattr(peer_sockets, "measured", measured)
+    with pytest.raises(SystemExit):
+        peer_sockets.run([CELL], servers(tmp_path), Book(tmp_path), lambda _: None, again=False)
+    assert "not run" not in peer_sockets_report.row(CELL, "ours", Book(tmp_path).section("sockets")["small/int8/560ms"])
+    said: list[str] = []
+    peer_sockets.run([CELL], servers(tmp_path), Book(tmp_path), said.append, again=False)
+    assert len(said) > 4
+
+
 def test_a_program_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="got No such file or directory, expected sherpa-onnx's server"):
         peer_sockets.measured(CELL, servers(tmp_path), PEER, 1)
