@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from aiohttp import web
 
@@ -83,10 +83,8 @@ class Daemon:
 
     async def open(self, bound: Sequence[socket.socket] = ()) -> None:
         """The same without a word."""
-        self._loop = asyncio.get_running_loop()
-        server = self.config.server
-        tls = sockets.tls(server)
-        bound = bound or sockets.bind(server)
+        self._loop, server = asyncio.get_running_loop(), self.config.server
+        tls, bound = sockets.tls(server), bound or sockets.bind(server)
         self.port = bound[0].getsockname()[1]
         with contextlib.ExitStack() as unless_all_is_well:
             for own in bound:
@@ -127,15 +125,15 @@ class Daemon:
             return await self._end()
 
     def _beat(self) -> None:
-        """A tick, and the timer of the next one: the one timer for all that time does to connections."""
+        """A tick, and the timer of the next one."""
         self._beating = self._loop.call_later(TICK_S, self._beat)
         self._tick()
+
+    # Ends.
 
     def stop(self) -> None:
         """Finish what is in flight and end."""
         self._stop.set()
-
-    # Ends.
 
     async def _end(self) -> int:
         """Stop accepting; a final for every stream, viewers hear it too; then the engine and the backend."""
@@ -199,8 +197,7 @@ class Daemon:
         self.rooms.tick(now)
         for watching in list(filter(None, self._watching.values())):
             watching.tick(now)
-        longest = self.config.engine.step_timeout_s
-        if self.engine.failure is None and self.engine.stuck_seconds() > longest:
+        if self.engine.failure is None and self.engine.stuck_seconds() > (longest := self.config.engine.step_timeout_s):
             self.engine.die(f"a step took longer than {longest:g} s, expected an end")
 
     # HTTP.
@@ -377,8 +374,7 @@ def serve(config: Config) -> int:
     take = sockets.share if config.server.fronts else sockets.bind
     bound = take(config.server)  # before the model is loaded, which may take its time
     backend = _backend(config)
-    runner: Callable[[Awaitable[int]], int] = event_loop_runner()
-    return runner(_serve(config, backend, bound))
+    return event_loop_runner()(_serve(config, backend, bound))
 
 
 def _backend(config: Config) -> Backend:
@@ -397,8 +393,8 @@ async def _serve(config: Config, backend: Backend, bound: Sequence[socket.socket
 
 def event_loop_runner() -> Callable[..., int]:
     """uvloop's where it is installed."""
-    try:
+    with contextlib.suppress(ModuleNotFoundError):
         import uvloop
-    except ModuleNotFoundError:
-        return asyncio.run
-    return uvloop.run
+
+        return uvloop.run
+    return asyncio.run
