@@ -131,7 +131,7 @@ def test_streams_are_raised_until_news_is_a_chunk_late_for_both_in_turn(
 def test_a_search_that_was_cut_off_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = [3]
 
-    def measured(_: Cell, __: Servers, side: str, streams: int) -> dict[str, Any]:
+    def measured(_: Cell, __: Servers, ___: str, streams: int) -> dict[str, Any]:
         left[0] -= 1
         if not left[0]:
             raise SystemExit(143)
