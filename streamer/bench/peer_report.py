@@ -130,7 +130,8 @@ def floor_name(cell: Cell) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """As Markdown."""
-    return ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *rows)]
+    lines = (heads, ["---"] * len(heads), *rows)
+    return ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines]
 
 
 def about(kept: dict[str, Any]) -> list[tuple[str, str]]:

@@ -116,7 +116,7 @@ def measured(cell: Cell, servers: Servers, side: str, streams: int) -> dict[str,
             command = [sys.executable, "-m", "streamer.bench.peer_load", load_text(load)]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        last = " | ".join(done.stderr.strip().splitlines()[-2:])
+        last = done.stderr.strip().rpartition("\n")[2]
         raise PeerError(f"load on {side}: got exit code {done.returncode}, expected 0: {last[:300]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

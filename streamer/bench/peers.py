@@ -173,7 +173,7 @@ def measured(order: Order, plan: Plan) -> dict[str, Any]:
     except OSError as error:
         raise PeerError(f"{python}: got {error.strerror}, expected the Python that has {PEER}") from None
     if done.returncode:
-        last = " | ".join(done.stderr.strip().splitlines()[-2:])
+        last = done.stderr.strip().rpartition("\n")[2]
         raise PeerError(f"{where}: got exit code {done.returncode}, expected 0: {last[:300]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamer.bench import peer_report, peers
+from streamer.bench import peer_report, peer_sockets_report, peers
 from streamer.bench.machine import cpu_name
 from streamer.bench.peer_step import Order, measure, order_text
 from streamer.bench.peers import PEER, Book, Cell, PeerError, Plan
@@ -129,4 +129,5 @@ def test_what_is_wrong_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
         Book(tmp_path)
     assert "--peers: expected the folder" in failing(capsys, "bench", "peers", "--out", str(tmp_path / "new"))[1]
     assert main(["bench", "peers", "--report", "--out", str(tmp_path / "new")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "new" / peer_report.NAME)
+    written = capsys.readouterr().out.split()
+    assert written == [str(tmp_path / "new" / name) for name in (peer_report.NAME, peer_sockets_report.NAME)]
