@@ -20,7 +20,7 @@ def fuse(model: onnx.ModelProto) -> onnx.ModelProto:
     fused = onnx.ModelProto()
     fused.CopyFrom(model)
     graph = _Graph(fused.graph)
-    for rewrite in (_weights, _masks, _factors, _depthwise):
+    for rewrite in (_weights, _linears, _masks, _factors, _depthwise):
         rewrite(graph)
     graph.write()
     return fused
@@ -98,6 +98,33 @@ def _weights(graph: _Graph) -> None:
             array = np.ascontiguousarray(array.transpose(node.attribute[0].ints if node.attribute else None))
         graph.constant(node.output[0], array)
         return []
+
+    graph.replace(change)
+
+
+def _linears(graph: _Graph) -> None:
+    """Gemm(x, W', b) -> x @ W + b: what the other rewrites know; the runtime puts the two together again."""
+
+    def change(node: NodeProto) -> list[NodeProto] | None:
+        if node.op_type != "Gemm" or node.input[1] not in graph.constants:
+            return None
+        said = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        transposed = said.pop("transB", 0)
+        if any(value != {"alpha": 1.0, "beta": 1.0, "transA": 0}[name] for name, value in said.items()):
+            return None
+        weight, name = graph.constants[node.input[1]], node.input[1]
+        if transposed:
+            name = graph.constant(f"{name}.transposed", np.ascontiguousarray(weight.T))
+        products = list(node.output) if len(node.input) < 3 else [f"{node.output[0]}.product"]
+        product = helper.make_node("MatMul", [node.input[0], name], products)
+        product.metadata_props.extend(node.metadata_props)
+        graph.makers[products[0]] = product
+        if len(node.input) < 3:
+            return [product]
+        graph.readers[products[0]] += 1
+        added = helper.make_node("Add", [products[0], node.input[2]], list(node.output))
+        graph.makers[node.output[0]] = added
+        return [product, added]
 
     graph.replace(change)
 

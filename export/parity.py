@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from export.step import step_names
+from export.step import step_inputs, step_names
 from models.config import ModelConfig
 from models.features_np import LAG, TAIL, StreamingFeatures
 from models.state import EncoderState
@@ -138,7 +138,7 @@ def _steps(model: Model, folder: Path, pcm: Sequence[Array], chunk: int, prompt:
     """Each step of both: who is active, the model's scores, the folder's, frames that count, frames before."""
     config, rows = model.config, len(pcm)
     step, old = ExportedStep(folder, config), EncoderState.zeros(config, rows)
-    state = _named(old, config)
+    state = _start(config, rows, chunk)
     prompts, lefts = np.full(rows, prompt, np.int64), np.full(rows, config.context_of(chunk)[0], np.int64)
     for number, (mel, valid, last, active) in enumerate(_chunks(model, pcm, chunk)):
         want, old, count = _model_step(model, old, (mel, valid, last, active, prompts), chunk)
@@ -180,8 +180,10 @@ def _chunks(model: Model, pcm: Sequence[Array], chunk: int) -> Any:
         active = active & ~last
 
 
-def _named(state: EncoderState, config: ModelConfig) -> dict[str, Array]:
-    tensors = [state.mel, state.sub1, state.sub2, *state.conv, *state.keys, *state.values]
+def _start(config: ModelConfig, rows: int, chunk: int) -> dict[str, Array]:
+    """The exported step's state before anything was heard, by name."""
+    _, _, *parts = step_inputs(config, rows, chunk)
+    tensors = [tensor for part in parts for tensor in part]
     names = [name.removeprefix("new_") for name in step_names(config)[1][2:]]
     arrays = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-    return arrays | {"frames": state.frames.numpy()}
+    return arrays | {"frames": np.zeros(rows, np.int64)}

@@ -12,8 +12,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 LEVELS = 127.0
 LEAST_SCALE = 1e-30  # an all-zero row would divide by zero
-PRODUCTS_PER_LAYER = 10  # q k v out, two pointwise, two feed-forwards of two
+LEAST_SILU = 0.2785  # SiLU has no value below -0.27847: its inputs' largest says all about a row
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_OFFSET = helper.make_tensor("offset", TensorProto.UINT8, [1], [128])
 _RUNTIME = "com.microsoft"  # MatMulIntegerToFloat: MatMulInteger, cast and column scale in one
 
 
@@ -24,7 +25,7 @@ def quantize_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = quantized.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     chosen = [node for node in graph.node if _is_encoder_product(node, weights)]
-    rewriter = _Rewriter(weights)
+    rewriter = _Rewriter(graph)
     nodes: list[NodeProto] = []
     for node in graph.node:
         nodes += rewriter.product(node) if node in chosen else [node]
@@ -38,6 +39,12 @@ def quantize_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     if _RUNTIME not in known:
         quantized.opset_import.append(helper.make_opsetid(_RUNTIME, 1))
     return quantized
+
+
+def products(layers: int) -> int:
+    """Matrix products of an encoder: of a layer q k v as one, out, two pointwise, two feed-forwards of two; and three
+    of the subsampling."""
+    return 8 * layers + 3
 
 
 def quantized_products(model: onnx.ModelProto) -> int:
@@ -55,21 +62,28 @@ def _is_encoder_product(node: NodeProto, weights: dict[str, TensorProto]) -> boo
     """Linear layers and pointwise convolutions of the encoder; position tables have three dimensions."""
     if node.op_type != "MatMul" or node.input[1] not in weights or len(weights[node.input[1]].dims) != 2:
         return False
-    return any(prop.key == _SCOPES and "model.encoder" in prop.value for prop in node.metadata_props)
+    return _within(node, "model.encoder") or _within(node, "subsampling")
+
+
+def _within(node: NodeProto, module: str) -> bool:
+    """Whether the exporter met the node in a module of that name."""
+    return any(prop.key == _SCOPES and module in prop.value for prop in node.metadata_props)
 
 
 class _Rewriter:
     """Makes the int8 nodes; an input that several products share is quantised once."""
 
-    def __init__(self, weights: dict[str, TensorProto]) -> None:
-        self._weights = weights
-        self._inputs: set[str] = set()
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._inputs: set[str] = set()  # what is made already
         self.constants: list[TensorProto] = [
             numpy_helper.from_array(np.array(value), name)
             for name, value in {
                 "int8.axis": np.array([-1], np.int64),
                 "int8.per_level": np.float32(1 / LEVELS),
                 "int8.least": np.float32(LEAST_SCALE),
+                "int8.least_silu": np.float32(LEAST_SILU / LEVELS),
                 "int8.one": np.float32(1),
                 "int8.zero_point": np.uint8(128),
             }.items()
@@ -83,7 +97,9 @@ class _Rewriter:
         self.constants.append(numpy_helper.from_array(scale, f"{weight}.scale"))
         # Its own, though all are zero: where the runtime makes weights unsigned, it fails at a second user of one.
         self.constants.append(numpy_helper.from_array(np.array(np.int8(0)), f"{weight}.offset"))
-        nodes = [] if x in self._inputs else self._quantize(x)
+        # The subsampling's matrices have a row for each band, those of all layers one for each frame.
+        like = x if _within(node, "subsampling") else "int8"
+        nodes = [] if x in self._inputs else self._quantize(x, len(values), like)
         self._inputs.add(x)
         operands = [f"{x}.u8", f"{weight}.int8", "int8.one", f"{weight}.scale", "int8.zero_point", f"{weight}.offset"]
         by_column = f"{node.output[0]}.by_column"
@@ -91,14 +107,34 @@ class _Rewriter:
         nodes.append(helper.make_node("Mul", [by_column, f"{x}.scale"], list(node.output)))
         return nodes
 
-    @staticmethod
-    def _quantize(x: str) -> list[NodeProto]:
-        """x -> x.u8 (zero point 128) and x.scale = max(|row|) / 127."""
-        return [
-            helper.make_node("Abs", [x], [f"{x}.abs"]),
-            helper.make_node("ReduceMax", [f"{x}.abs", "int8.axis"], [f"{x}.most"], keepdims=1),
+    def _quantize(self, x: str, width: int, like: str) -> list[NodeProto]:
+        """x (..., width) -> x.u8 (zero point 128) and x.scale (..., 1) = max(|row|) / 127: a row is one block.
+
+        Its zero points are made once for all matrices `like` it.
+        """
+        after_silu = self._is_silu(x)
+        nodes = [] if after_silu else [helper.make_node("Abs", [x], [f"{x}.abs"])]
+        most, least = (x, "int8.least_silu") if after_silu else (f"{x}.abs", "int8.least")
+        nodes += [
+            helper.make_node("ReduceMax", [most, "int8.axis"], [f"{x}.most"], keepdims=1),
             helper.make_node("Mul", [f"{x}.most", "int8.per_level"], [f"{x}.raw_scale"]),
-            helper.make_node("Max", [f"{x}.raw_scale", "int8.least"], [f"{x}.scale"]),
-            helper.make_node("Div", [x, f"{x}.scale"], [f"{x}.levels"]),
-            helper.make_node("QuantizeLinear", [f"{x}.levels", "int8.one", "int8.zero_point"], [f"{x}.u8"]),
+            helper.make_node("Max", [f"{x}.raw_scale", least], [f"{x}.scale"]),
         ]
+        rows, offsets = f"{like}.rows", f"{like}.offsets"
+        if offsets not in self._inputs:
+            self._inputs.add(offsets)
+            nodes.append(helper.make_node("Shape", [f"{x}.scale"], [rows]))
+            nodes.append(helper.make_node("ConstantOfShape", [rows], [offsets], value=_OFFSET))
+        operands = [x, f"{x}.scale", offsets]
+        return [*nodes, helper.make_node("QuantizeLinear", operands, [f"{x}.u8"], axis=-1, block_size=width)]
+
+    def _is_silu(self, x: str) -> bool:
+        """Whether x = a * sigmoid(a)."""
+        maker = self._makers.get(x)
+        if maker is None or maker.op_type != "Mul":
+            return False
+        gates = [self._makers.get(name) for name in maker.input]
+        return any(
+            gate is not None and gate.op_type == "Sigmoid" and gate.input[0] == other
+            for gate, other in zip(gates, reversed(maker.input), strict=True)
+        )

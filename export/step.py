@@ -5,45 +5,19 @@ Wraps the one forward of models/; knows nothing of files or runtimes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from models.attention import Ring
+from export.cpu_operators import AttentionParts, CpuOperators, Places, conv_ring
+from export.cpu_subsampling import CpuSubsampling, tail_shapes
 from models.config import ModelConfig
-from models.state import EncoderState
+from models.state import EncoderState, rows_where
+from models.subsampling import within
 from models.transducer import Model
 
 _LSTM_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-@torch.library.custom_op("streamer::ring_write", mutates_args=())
-def ring_write(ring: Tensor, new: Tensor, at: Tensor) -> Tensor:
-    """(B, heads, ring, d) with new (B, heads, T, d) from position `at` (B,) on, modulo the ring: ONNX TensorScatter."""
-    places = torch.remainder(at[:, None] + torch.arange(new.shape[2], device=at.device), ring.shape[2])
-    return ring.scatter(2, places[:, None, :, None].expand_as(new), new)
-
-
-@ring_write.register_fake
-def _like_ring(ring: Tensor, *_: Tensor) -> Tensor:
-    return torch.empty_like(ring)
-
-
-class RingInPlace(Ring):
-    """A ring whose write is one operation, which the runtime does in place when input and output share a buffer."""
-
-    def place(self, chunk: int, end: Tensor) -> RingInPlace:
-        super().place(chunk, end)
-        self._at = torch.remainder(self._frames, self._ring)
-        self._index = self._index.expand(-1, self.keys[0].shape[1], -1, -1)  # once, not in every layer
-        return self
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self.keys[layer] = ring_write(self.keys[layer], k, self._at)
-        self.values[layer] = ring_write(self.values[layer], v, self._at)
-        return self.keys[layer], self.values[layer]
-
-    def align(self, by_position: Tensor) -> Tensor:
-        return by_position.gather(-1, self._index)
 
 
 class Step(nn.Module):
@@ -54,27 +28,35 @@ class Step(nn.Module):
         self.model, self.config = model, model.config
         with torch.no_grad():
             tables = model.encoder.position_tables(max(self.config.chunks) - 1, self.config.ring - 1)
-        self.tables = [table.detach().clone().contiguous() for table in tables]
+            layers = zip(model.encoder.layers, tables, strict=True)
+            self.subsampling = CpuSubsampling(model.encoder.pre_encode)
+            self.parts = [AttentionParts.of(layer.self_attn, table) for layer, table in layers]
 
     def forward(
         self,
         mel: Tensor,
         counters: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
-        tails: tuple[Tensor, Tensor, Tensor],
+        tails: tuple[Tensor, Tensor],
         conv: list[Tensor],
         keys: list[Tensor],
         values: list[Tensor],
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """counters: valid, last, active, frames, prompt, left, each (B,). -> scores, real frames, the new state."""
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], list[Tensor], list[Tensor], list[Tensor]]:
+        """counters: valid, last, active, frames, prompt, left, each (B,). -> scores, real frames, the new state.
+
+        An idle row writes into its rings at its own next positions, which nothing of it can see.
+        """
         valid, last, active, frames, prompt, lefts = counters
-        old = EncoderState(*tails, tuple(keys), tuple(values), tuple(conv), frames)
-        left = lefts[:, None, None] if has_many_lefts(self.config) else self.config.left
-        kv = RingInPlace(self.tables, old.keys, old.values, frames, (left, mel.shape[1] // 8 - 1))
-        y, new, count = self.model.encoder.step(mel, old, valid, last, kv)
-        new = new.where(active, old)
+        encoder, chunk = self.model.encoder, mel.shape[1] // 8
+        left = lefts[:, None] if has_many_lefts(self.config) else self.config.left
+        mel_length, end = encoder.lengths(frames, chunk, valid, last)
+        x, new_tails = self.subsampling(mel, tails, frames, mel_length)
+        live = within(frames, chunk, end).flatten()[:, None]
+        operators = CpuOperators(self.parts, Places(self.config, frames, end, chunk, left), (keys, values, conv))
+        y = encoder.stack(x, live, operators).unflatten(0, (-1, chunk))
         y = self.model.with_prompt(y, prompt)
         scores = self.model.joint.enc(y) if self.config.transducer else self.model.ctc(y)
-        return scores, count, (new.mel, new.sub1, new.sub2), new.conv, new.keys, new.values
+        kept = tuple(rows_where(active, new, old) for new, old in zip(new_tails, tails, strict=True))
+        return scores, (end - frames).clamp(min=0), kept, operators.tails, operators.keys, operators.values
 
 
 class PredictorStep(nn.Module):
@@ -125,20 +107,22 @@ def has_many_lefts(config: ModelConfig) -> bool:
     return len({left for left, _ in config.contexts}) > 1
 
 
-def step_inputs(config: ModelConfig, rows: int, chunk: int) -> tuple[object, ...]:
+def step_inputs(config: ModelConfig, rows: int, chunk: int) -> tuple[Any, ...]:
     """Zeros in the shape of `Step.forward`'s arguments."""
     state = EncoderState.zeros(config, rows)
+    conv = [torch.zeros(rows, conv_ring(config), config.d_model) for _ in range(config.layers)]
+    tails = tuple(torch.zeros(rows, *shape) for shape in tail_shapes(config).values())
     whole = torch.zeros(rows, dtype=torch.int64)
     flags = torch.zeros(rows, dtype=torch.bool)
     counters = (whole + 8 * chunk, flags, ~flags, state.frames, whole, whole + config.left)
     mel = torch.zeros(rows, 8 * chunk, config.mels)
-    return mel, counters, (state.mel, state.sub1, state.sub2), list(state.conv), list(state.keys), list(state.values)
+    return mel, counters, tails, conv, list(state.keys), list(state.values)
 
 
 def step_names(config: ModelConfig) -> tuple[list[str], list[str]]:
     """Names of the flattened inputs and outputs of `Step`."""
     layers = range(config.layers)
-    state = ["mel_tail", "sub1", "sub2"]
+    state = list(tail_shapes(config))
     state += [f"{kind}.{layer}" for kind in ("conv", "keys", "values") for layer in layers]
     inputs = ["mel", "valid", "last", "active", "frames", "prompt", "left", *state]
     return inputs, ["scores", "count", *(f"new_{name}" for name in state)]

@@ -21,7 +21,7 @@ from torch import nn
 
 from export.folders import swap
 from export.fuse import fuse
-from export.quantize import PRODUCTS_PER_LAYER, quantize_int8, quantized_products
+from export.quantize import products, quantize_int8, quantized_products
 from export.step import JointStep, PredictorStep, Step, step_inputs, step_names
 from models.config import ConfigError, ModelConfig
 from models.fingerprint import fingerprint
@@ -32,7 +32,7 @@ from models.transducer import Model
 OPSET = 24  # the first with TensorScatter
 IR_VERSION = 11  # what opset 24 belongs to
 PRECISIONS = ("fp32", "int8")
-FORMAT = 1
+FORMAT = 2  # 2: convolution inputs in rings
 MOST_INLINE_BYTES = 64 << 20  # larger weights lie beside the graph, where a runtime can map them
 # Every name that an export may have: what an older one left under them goes, all else in the folder stays.
 _GRAPHS = [f"{graph}.{kind}" for graph in ("step", "predictor", "joint") for kind in ("onnx", "weights")]
@@ -74,7 +74,7 @@ def _write(model: Model, tokenizer: Tokenizer, folder: Path, precision: str) -> 
     step = fuse(step_graph(model))
     if precision == "int8":
         step = quantize_int8(step)
-        assert quantized_products(step) == PRODUCTS_PER_LAYER * model.config.layers + 1, "a product was missed"
+        assert quantized_products(step) == products(model.config.layers), "a product was missed"
     _save(step, folder / "step.onnx")
     if model.config.transducer:
         _save(predictor_graph(model), folder / "predictor.onnx")
@@ -142,7 +142,7 @@ def step_graph(model: Model) -> onnx.ModelProto:
     batch, chunk = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("chunk", min=1, max=max(config.chunks))
     rows, layers = {0: batch}, config.layers
     inputs, outputs = step_names(config)
-    shapes = ({0: batch, 1: 8 * chunk}, (rows,) * 6, (rows,) * 3, [rows] * layers, [rows] * layers, [rows] * layers)
+    shapes = ({0: batch, 1: 8 * chunk}, (rows,) * 6, (rows,) * 2, [rows] * layers, [rows] * layers, [rows] * layers)
     example = max(2, max(config.chunks))
     if max(config.chunks) == 1:  # the exporter takes a size of 1 for a constant
         shapes, example = ({0: batch}, *shapes[1:]), 1
@@ -166,8 +166,8 @@ def joint_graph(model: Model) -> onnx.ModelProto:
     return _to_onnx(JointStep(model), example, (rows,) * 2, ["f", "g"], ["logits"])
 
 
-def _ring_write(ring: Any, new: Any, at: Any) -> Any:
-    return _OPS.TensorScatter(ring, new, at, axis=2, mode="circular")
+def _ring_write(ring: Any, new: Any, at: Any, axis: int) -> Any:
+    return _OPS.TensorScatter(ring, new, at, axis=axis, mode="circular")
 
 
 def _to_onnx(module: nn.Module, example: Any, shapes: Any, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:

@@ -151,9 +151,12 @@ class Encoder(nn.Module):
 
     def through(self, x: Tensor, first: Tensor, end: Tensor, ops: Operators) -> Tensor:
         """All layers: x (B, T, d_model) from stream frame `first` (B,) on, of which those before `end` (B,) count."""
+        return self.stack(x, within(first, x.shape[1], end)[:, :, None], ops)
+
+    def stack(self, x: Tensor, live: Tensor, ops: Operators) -> Tensor:
+        """All layers over frames in whatever shape `ops` knows them; live says which frames are of the audio."""
         if self.config.xscaling:
             x = x * math.sqrt(self.config.d_model)
-        live = within(first, x.shape[1], end)[:, :, None]
         for index, layer in enumerate(self.layers):
             x = layer(x, index, ops, live)
         return x

@@ -18,6 +18,7 @@ HALF = WINDOW // 2  # a frame is centred on sample HOP * t and reads HALF sample
 TAIL = HALF + (HALF - HOP) + 1  # 241: what a chunk reads again of the samples before it, one of them for pre-emphasis
 LAG = SUBSAMPLING * HOP - HALF  # 1080: a chunk's samples begin this much before its first encoder frame's
 LEAD = SUBSAMPLING - 1  # mel places of a stream's first chunk that precede the audio
+FRAMES_AT_ONCE = 32
 BLOCK_FRAMES = 2048  # whole files are worked through in blocks of this many frames, to bound memory
 
 
@@ -128,14 +129,23 @@ class StreamingFeatures:
         return min(places, max(0, heard // HOP - first_place))
 
     def _mel(self, emphasised: Array, frames: int) -> Array:
-        """Emphasised samples [B, >= 160 (frames - 1) + 400] -> natural-log mel [B, frames, mels]."""
-        windows = np.lib.stride_tricks.sliding_window_view(emphasised, WINDOW, axis=1)[:, : HOP * frames : HOP][
-            :, :frames
-        ]
-        spectrum = np.fft.rfft(windows * self._taper, FFT, axis=-1)
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
-        power = power.astype(np.float32, copy=False)  # NumPy 1 transforms in double precision
-        return np.log(np.matmul(power, self._fb_t) + np.float32(LOG_GUARD))
+        """Emphasised samples [B, >= 160 (frames - 1) + 400] -> natural-log mel [B, frames, mels].
+
+        A few frames at a time: what lies between stays in the processor's cache, and no product is so large that the
+        library behind NumPy puts threads of its own to it, which would wait for processors that others use.
+        """
+        out = np.empty((len(emphasised), frames, self.mels), np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(emphasised, WINDOW, axis=1)[:, ::HOP]
+        rows = max(1, FRAMES_AT_ONCE // max(1, frames))
+        for row in range(0, len(emphasised), rows):
+            for start in range(0, frames, FRAMES_AT_ONCE):
+                block = (slice(row, row + rows), slice(start, min(start + FRAMES_AT_ONCE, frames)))
+                spectrum = np.fft.rfft(windows[block] * self._taper, FFT, axis=-1)
+                parts = spectrum.astype(np.complex64, copy=False).view(np.float32)  # NumPy 1 transforms in double
+                np.square(parts, out=parts)
+                np.matmul(parts[..., 0::2] + parts[..., 1::2], self._fb_t, out=out[block])
+        out += np.float32(LOG_GUARD)
+        return np.log(out, out=out)
 
 
 def _emphasise(samples: Array, ends: NDArray[np.int64] | int) -> Array:

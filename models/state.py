@@ -52,16 +52,17 @@ class EncoderState:
 
         The rings are taken as they are: an idle row wrote at its own next positions, which no query of it can see.
         """
-
-        def pick(new: Tensor, before: Tensor) -> Tensor:
-            return torch.where(active.view(-1, *[1] * (new.dim() - 1)), new, before)
-
         return EncoderState(
-            mel=pick(self.mel, old.mel),
-            sub1=pick(self.sub1, old.sub1),
-            sub2=pick(self.sub2, old.sub2),
+            mel=rows_where(active, self.mel, old.mel),
+            sub1=rows_where(active, self.sub1, old.sub1),
+            sub2=rows_where(active, self.sub2, old.sub2),
             keys=self.keys,
             values=self.values,
-            conv=tuple(pick(new, before) for new, before in zip(self.conv, old.conv, strict=True)),
-            frames=pick(self.frames, old.frames),
+            conv=tuple(rows_where(active, new, before) for new, before in zip(self.conv, old.conv, strict=True)),
+            frames=rows_where(active, self.frames, old.frames),
         )
+
+
+def rows_where(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` in the rows that are active (B,) bool, `old` in the others."""
+    return torch.where(active.view(-1, *[1] * (new.dim() - 1)), new, old)

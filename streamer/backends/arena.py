@@ -22,11 +22,12 @@ MOST_SAMPLES = 1 << 48  # nobody talks for 500 years; keeps hostile counters fro
 class Arena:
     """State of all slots by name. `arrays` holds every array that a State carries, the slot first."""
 
-    def __init__(self, config: ModelConfig, slots: int, initial: Memory) -> None:
+    def __init__(self, config: ModelConfig, slots: int, initial: Memory, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """shapes: of each array of the encoder's state, without the slot."""
         self.config, self.slots = config, slots
         self._initial = initial
         self.tail = np.zeros((slots, TAIL), np.float32)  # the last samples, for the next chunk's features
-        self.model = _model_arrays(config, slots)
+        self.model = {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}
         _, layers, hidden = initial.h.shape
         self.memory = Memory.zeros(slots, layers, hidden, initial.g.shape[1], config.blank)
         counters = np.zeros((len(COUNTERS), slots), np.int64)
@@ -87,8 +88,8 @@ def _check_counters(config: ModelConfig, got: dict[str, int]) -> None:
         raise BackendError("state.samples", got["samples"], f"{due} after {frames} frames")
 
 
-def _model_arrays(config: ModelConfig, slots: int) -> dict[str, Array]:
-    """The encoder's state, named as the exported step names it."""
+def state_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The encoder's state as models/state.py has it, without the rows, named as an exported step names it."""
     first, second, _ = config.sub_widths
     ring = (config.heads, config.ring, config.head_dim)
     shapes: dict[str, tuple[int, ...]] = {
@@ -99,4 +100,4 @@ def _model_arrays(config: ModelConfig, slots: int) -> dict[str, Array]:
     layered = {"conv": (config.conv_context[0], config.d_model), "keys": ring, "values": ring}
     for kind in LAYERED:
         shapes |= {f"{kind}.{layer}": layered[kind] for layer in range(config.layers)}
-    return {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}
+    return shapes

@@ -6,14 +6,14 @@ Knows nothing of how the encoder is computed: that is `_encode`, which a subclas
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from models.config import ModelConfig
 from models.features_np import StreamingFeatures
 from models.tokenizer import Tokenizer
-from streamer.backends.arena import Arena
+from streamer.backends.arena import Arena, state_shapes
 from streamer.backends.base import BackendError, Heard, Row, State, Ticket, check_row, check_turn, samples_needed
 from streamer.decoding import Floats, Greedy, Ints, Networks, Rules, initial_memory
 
@@ -32,7 +32,9 @@ class CpuBackend(ABC):
         features: StreamingFeatures,
         networks: Networks | None,
         slots: int,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
+        """shapes: of the encoder's state, where it is not as models/state.py has it."""
         if not config.streaming:
             raise BackendError("model", config.name, "a streaming model; this one hears whole files only")
         if slots < 1:
@@ -42,7 +44,8 @@ class CpuBackend(ABC):
         self._features, self._networks = features, networks
         self._rules, self._strategy = Rules.of(config), Greedy()
         sizes = (config.predictor_layers, config.predictor_hidden, config.joint_hidden)
-        self.arena = Arena(config, slots, initial_memory(networks, *sizes, config.blank))
+        initial = initial_memory(networks, *sizes, config.blank)
+        self.arena = Arena(config, slots, initial, shapes or state_shapes(config))
 
     @abstractmethod
     def _encode(self, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:

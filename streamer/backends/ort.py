@@ -20,10 +20,11 @@ from streamer.backends.base import BackendError
 from streamer.backends.cpu import CpuBackend
 from streamer.decoding import Floats, Ints, Networks
 
-FORMAT = 1  # of artefact.json
-MOST_IDLE = 2  # a gap of more idle slots than this is cheaper stepped around than through
+FORMAT = 2  # of artefact.json
+MOST_IDLE = 8  # a gap of more idle slots than this is cheaper stepped around than through, surely
 MOST_BINDINGS = 64
-SMALL = ("mel_tail", "sub1", "sub2")  # written beside, then copied: their inputs are still read after their outputs
+# The runtime's kernel for a sum with a norm takes five times as long as the two (docs/log.md).
+SLOW_REWRITES = ["SkipLayerNormFusion"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,10 @@ class OrtBackend(CpuBackend):
         options = options_for(threads)
         self._session = _session(folder / "step.onnx", options)
         networks = networks_of(folder, options) if config.transducer else None
-        super().__init__(config, _read_tokenizer(folder, config), _read_features(folder, config), networks, slots)
+        tokenizer, features = _read_tokenizer(folder, config), _read_features(folder, config)
+        super().__init__(config, tokenizer, features, networks, slots, _state_shapes(self._session))
+        # Written beside, then copied: their inputs are still read after their outputs.
+        self._small = [name for name in self.arena.model if name.split(".")[0] not in LAYERED]
         self.precision, self.model_hash = about["precision"], about["hash"]
         self._bindings: OrderedDict[tuple[int, int, int], Binding] = OrderedDict()
 
@@ -71,7 +75,7 @@ class OrtBackend(CpuBackend):
             inputs[name][:] = 0  # idle rows write K/V too: of old numbers a NaN would stay in a live stream's ring
             inputs[name][at] = rows
         self._session.run_with_iobinding(bound.io)
-        for name in SMALL:
+        for name in self._small:
             arena.model[name][slots] = outputs[f"new_{name}"][at]
         return outputs["scores"][at], outputs["count"][at]
 
@@ -98,19 +102,26 @@ class OrtBackend(CpuBackend):
         outputs: dict[str, Array] = {
             "scores": np.zeros((count, chunk, width), np.float32),
             "count": np.zeros(count, np.int64),
-            **{f"new_{name}": np.zeros_like(arena.model[name][rows]) for name in SMALL},
+            **{f"new_{name}": np.zeros_like(arena.model[name][rows]) for name in self._small},
         }
         state = {name: array[rows] for name, array in arena.model.items()}
         in_place = {f"new_{name}": array for name, array in state.items() if name.split(".")[0] in LAYERED}
-        lying = {**state, "frames": arena.frames[rows], "prompt": arena.prompt[rows]}
+        lying: dict[str, Array] = {**state, "frames": arena.frames[rows], "prompt": arena.prompt[rows]}
         wanted = {value.name for value in self._session.get_inputs()}
         io = self._session.io_binding()
-        for name, array in {**inputs, **lying}.items():
+        given: dict[str, Array] = inputs | lying
+        for name, array in given.items():
             if name in wanted:
                 io.bind_ortvalue_input(name, _value(array))
         for name, array in {**outputs, **in_place}.items():
             io.bind_ortvalue_output(name, _value(array))
         return Binding(io, inputs, outputs)
+
+
+def _state_shapes(session: Any) -> dict[str, tuple[int, ...]]:
+    """The state that the graph takes and gives back, without the rows."""
+    given_back = {value.name.removeprefix("new_") for value in session.get_outputs()}
+    return {value.name: tuple(value.shape[1:]) for value in session.get_inputs() if value.name in given_back}
 
 
 def load(model_path: Path, slots: int, threads: int = 1) -> OrtBackend:
@@ -161,7 +172,9 @@ def products_overflow() -> bool:
 
 def _session(path: Path, options: Any) -> Any:
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_REWRITES
+        )
     except Exception as error:  # the runtime has a dozen types for "cannot load this file"
         raise BackendError(
             f"{path.parent.name}/{path.name}", str(error)[:200], "a graph this runtime can load"

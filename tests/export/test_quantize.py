@@ -8,7 +8,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from export.fuse import fuse
-from export.quantize import PRODUCTS_PER_LAYER, columns_to_int8, quantize_int8, quantized_products
+from export.quantize import columns_to_int8, products, quantize_int8, quantized_products
 from export.to_onnx import step_graph
 from models.config import ModelConfig
 from models.transducer import Model
@@ -27,7 +27,7 @@ def test_columns_have_their_own_scale_and_half_a_step_of_error() -> None:
 def test_every_product_of_the_encoder_is_int8_and_nothing_else() -> None:
     model = onnx.load(exported("hybrid_bpe", "int8") / "step.onnx")
     layers = 3
-    assert quantized_products(model) == PRODUCTS_PER_LAYER * layers + 1
+    assert quantized_products(model) == products(layers)
     weights = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 2}
     kept = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
     assert [list(weights[node.input[1]].dims) for node in kept] == [[32, 32]], "joint.enc alone stays float32"
@@ -73,4 +73,4 @@ def test_weights_too_large_for_the_exporter_to_fold_are_quantised_too() -> None:
         vocab_size=2, labels=("a", " "), tokenizer="labels", sub_channels=32,
     )  # fmt: skip
     step = fuse(step_graph(Model(config).eval().requires_grad_(False)))
-    assert quantized_products(quantize_int8(step)) == PRODUCTS_PER_LAYER + 1
+    assert quantized_products(quantize_int8(step)) == products(1)
