@@ -97,7 +97,7 @@ class Admission:
         count, own = sum(streams.values()), self._settings
         if count >= self.most:
             return f"{count} streams are heard now, expected fewer: all slots are taken; try again later"
-        if (late := self._watch.late(now)) > LATE_SHARE:
+        if count and (late := self._watch.late(now)) > LATE_SHARE:
             behind = f"{late:.0%} of their chunks are late by more than {1000 * own.budget_s:.0f} ms and a chunk's time"
             return f"{count} streams are heard now, {behind}, expected at most {LATE_SHARE:.0%}; try again later"
         if (reason := refusal(streams, chunk, self.costs, own.max_load, self._watch.pace)) is None:

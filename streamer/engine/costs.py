@@ -32,6 +32,11 @@ def longest_step(chunk: int, first_row_s: float) -> float:
     return max(STEP_SHARE * chunk * FRAME_S, FIRST_ROWS * first_row_s)
 
 
+def phases(chunk: int, first_row_s: float) -> int:
+    """Parts of a chunk's time, each with a step of its own: as many as the longest steps that fill it."""
+    return max(1, math.ceil(chunk * FRAME_S / longest_step(chunk, first_row_s)))
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Seconds of a step by chunk length and rows, between and beyond the measured points on straight lines."""
@@ -71,10 +76,14 @@ class Costs:
         return rows
 
     def round(self, chunk: int, streams: int) -> float:
-        """Seconds that it takes to step each of so many streams once, in steps that are no longer than they may be."""
-        most = self.most_rows(chunk, longest_step(chunk, self.seconds(chunk, 1)))
-        whole, rest = divmod(streams, most)
-        return whole * self.seconds(chunk, most) + self.seconds(chunk, rest)
+        """Seconds to step each of so many streams once: a step a phase, and none longer than it may be."""
+        if not streams:
+            return 0.0
+        first = self.seconds(chunk, 1)
+        most = self.most_rows(chunk, longest_step(chunk, first))
+        steps = min(streams, max(phases(chunk, first), math.ceil(streams / most)))
+        rows, more = divmod(streams, steps)
+        return more * self.seconds(chunk, rows + 1) + (steps - more) * self.seconds(chunk, rows)
 
     def load(self, streams: Mapping[int, int]) -> float:
         """Share of all time that so many streams per chunk length take when each is stepped once a chunk.

@@ -24,6 +24,7 @@ from streamer.engine.kept import known
 from streamer.engine.launches import Landed, Launches
 from streamer.engine.results import EngineSettings, Failed, Full, Result, Step
 from streamer.engine.scheduler import Machine
+from streamer.engine.seating import Seating, group
 from streamer.engine.slots import Slots
 from streamer.engine.stream import Pcm, Stream
 from streamer.engine.waiting import Lists, Ranges, Waiting
@@ -70,6 +71,7 @@ class Engine:
         most = most_streams(self.backend, self._slots.count - self._slots.spare, own.memory_bytes)
         self._admission = Admission(costs, own, most)
         machine = Machine(costs.seconds, own.budget_s, self.backend.contiguous)
+        self._seating = Seating(self._slots, machine, self.backend)
         self._waiting: Waiting = Ranges(machine) if machine.contiguous else Lists(machine)
         self._launches = Launches(self.backend, machine.cost, self._stepped, self._clock)
         log.info("streams that fit: %s", ", ".join(f"{n} at {ms} ms" for ms, n in self.fits().items()))
@@ -86,7 +88,7 @@ class Engine:
             if (reason := self._no_room(chunk)) is not None:
                 raise Full(reason)
             assert stream_id not in self._streams, f"stream {stream_id}: got it twice, expected a new one"
-            lease = self._slots.lease(chunk)
+            lease = self._slots.lease(group(chunk))
             assert lease is not None, "slots: got none, expected one after asking"
             self._streams[stream_id] = Stream(stream_id, chunk, prompt, lease)
             self._counts[chunk] += 1
@@ -182,6 +184,7 @@ class Engine:
                 self._wait(stream)
 
     def _wait(self, stream: Stream) -> None:
+        self._seating.seat(stream)
         self._waiting.put(stream)
         if self._asleep or stream.closing:
             self._changed.notify()
@@ -260,26 +263,18 @@ class Engine:
 
     def _tidy(self) -> None:
         """A stream at the edge of a range that has thinned out moves in among the others: one before each step."""
-        if len(self._launches) or (found := self._slots.stray()) is None:
+        if len(self._launches) or (found := self._seating.tidy(self._streams.values())) is None:
             return
-        stream = next((s for s in self._streams.values() if s.lease is found[0] and s.fork is None), None)
-        if stream is None:
-            return  # a copy has it, or its parent, and will be gone soon
-        try:
-            if not stream.fresh:
-                self.backend.fork(stream.lease.slot, found[1])
-        except Exception:
-            log.exception("a stream could not be moved and stays where it is", extra={"session": stream.key})
-            return
+        stream, slot = found
         self._waiting.drop(stream)
-        stream.lease = self._slots.move(stream.lease, found[1])
+        stream.lease = self._slots.move(stream.lease, slot)
         self._place(stream)
 
     def _copies(self) -> list[Stream]:
         copies = []
         while self._splitting:
             stream = next(iter(self._splitting))
-            if (lease := self._slots.lease(stream.chunk, spare=True)) is None:
+            if (lease := self._slots.lease(stream.lease.group, spare=True)) is None:
                 break
             del self._splitting[stream]
             copies.append(stream.split(lease, self._clock()))
@@ -390,7 +385,7 @@ class Engine:
     def _probe(self, chunk: int) -> None:
         """After a failed step: can silence be stepped? If not the engine is dead, and the exception ends it."""
         with self._lock:
-            lease = self._slots.lease(chunk, spare=True)
+            lease = self._slots.lease(group(chunk), spare=True)
         if lease is None:  # others took the failed streams' slots already: their steps will tell
             return
         try:

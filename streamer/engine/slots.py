@@ -1,7 +1,7 @@
 """Leases of backend slots to streams. Knows nothing of audio, time or models.
 
 A lease carries its slot's generation, so what comes late for one owner can never reach the next. Streams of one group
-(the same chunk length) get slots next to each other where backends step ranges of neighbours, as on a CPU. Some slots
+(engine/seating.py) get slots next to each other where backends step ranges of neighbours, as on a CPU. Some slots
 are kept back: only a fork may lease them, so that a finalize never waits for a stream to end.
 """
 
@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LOOSE, LOOSE_SHARE = 4, 0.125  # idle slots among a group's that are not worth a move: so many, or of its streams
+LOOSE, LOOSE_SHARE = 2, 0.125  # idle slots among a group's that are not worth a move: so many, or of its streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Slots:
         return self.free > (0 if spare else self.spare)
 
     def lease(self, group: int, *, spare: bool = False) -> Lease | None:
-        """The free slot nearest to the group's others; for a first of its group the one farthest from everybody."""
+        """A free slot among the group's others, or the nearest; for a first of its group the one farthest from all."""
         if not self.can_lease(spare=spare):
             return None
         slot = self._choose(group)
@@ -56,7 +56,7 @@ class Slots:
             return self._free.pop()
         own = sorted(slot for slot, lease in self._leases.items() if lease.group == group)
         if own:
-            slot = min(self._free, key=lambda slot: (_distance(slot, own), slot))
+            slot = self._nearest(own)
         elif self._leases:
             everybody = sorted(self._leases)
             slot = max(self._free, key=lambda slot: (_distance(slot, everybody), -slot))
@@ -64,6 +64,19 @@ class Slots:
             slot = min(self._free)
         self._free.remove(slot)
         return slot
+
+    def _nearest(self, others: Sequence[int]) -> int:
+        """A free slot among the others, who are sorted, for it is computed with them anyway; else the nearest."""
+        first, last = others[0], others[-1]
+        return min(self._free, key=lambda slot: (not first < slot < last, _distance(slot, others), slot))
+
+    def regroup(self, lease: Lease, group: int) -> Lease:
+        """The same owner's lease among another group; what the slot held is not taken along."""
+        assert self.holds(lease), f"slot {lease.slot}: got another's lease, expected its owner's"
+        self.release(lease)
+        moved = self.lease(group, spare=True)
+        assert moved is not None, "slots: got none, expected the one given back"
+        return moved
 
     def holds(self, lease: Lease) -> bool:
         """Whether this very lease is still the slot's owner."""
@@ -90,7 +103,7 @@ class Slots:
                 continue
             first = own[1] - own[0] > own[-1] - own[-2]
             edge, others = (own[0], own[1:]) if first else (own[-1], own[:-1])
-            slot = min(self._free, key=lambda slot: (_distance(slot, others), slot))
+            slot = self._nearest(others)
             if _distance(slot, others) < _distance(edge, others) or others[0] < slot < others[-1]:
                 return self._leases[edge], slot
         return None

@@ -53,10 +53,12 @@ def test_the_rows_that_a_step_holds_are_the_most_that_end_in_time() -> None:
         assert COSTS.seconds(1, rows + 1) > limit_s
 
 
-def test_a_round_is_as_many_steps_as_the_longest_step_makes_of_it() -> None:
+def test_a_round_is_in_even_steps_as_many_as_the_longest_step_makes_of_it() -> None:
     most = COSTS.most_rows(1, longest_step(1, 0.004))
     assert COSTS.round(1, most) == COSTS.seconds(1, most)
-    assert COSTS.round(1, 2 * most + 3) == pytest.approx(2 * COSTS.seconds(1, most) + COSTS.seconds(1, 3))
+    rows, more = divmod(2 * most + 3, 3)
+    even = more * COSTS.seconds(1, rows + 1) + (3 - more) * COSTS.seconds(1, rows)
+    assert COSTS.round(1, 2 * most + 3) == pytest.approx(even)
 
 
 @given(st.sampled_from([1, 7]), st.floats(0.05, 3.0))
@@ -121,6 +123,7 @@ def test_while_chunks_are_late_nobody_else_comes_in_and_later_they_do() -> None:
     words = f"4 streams are heard now, {late}, expected at most 5%; try again later"
     assert admission.refusal(now, {1: 4}, 1) == words
     assert admission.refusal(now + 60.0, {1: 4}, 1) is None, "who is late for a while is full for ever"
+    assert admission.refusal(now, {1: 0}, 1) is None, "nobody is there any more who could be late"
     few = Admission(COSTS, SETTINGS, 1000)
     few.stepped(0.0, step(0.008, 0.008, late_s=9.0, rows=int(LATE_ROWS) - 1))
     assert few.refusal(0.1, {1: 1}, 1) is None

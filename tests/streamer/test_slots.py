@@ -71,6 +71,28 @@ def test_whatever_happens_no_slot_has_two_owners(story: list[tuple[str, int, boo
         assert len({lease.slot for lease in held}) == len(held)
 
 
+def test_a_lease_goes_to_another_group_and_its_old_slot_is_free() -> None:
+    slots = Slots(64, spare=2)
+    here, there = [slots.lease(1) for _ in range(3)], [slots.lease(2) for _ in range(3)]
+    assert here[1] is not None
+    moved = slots.regroup(here[1], 2)
+    assert moved.group == 2
+    assert min(abs(moved.slot - lease.slot) for lease in there if lease is not None) == 1
+    assert not slots.holds(here[1])
+    assert slots.free == 64 - 6
+    slots.check()
+
+
+def test_who_comes_takes_a_gap_before_an_edge() -> None:
+    slots = Slots(64, spare=2)
+    leases = [slots.lease(1) for _ in range(9)]
+    gap = sorted(leases, key=lambda lease: lease.slot if lease else -1)[4]
+    assert gap is not None
+    slots.release(gap)
+    assert (again := slots.lease(1)) is not None
+    assert again.slot == gap.slot
+
+
 def test_a_range_that_thinned_out_is_closed_up_by_moves_from_its_edges() -> None:
     slots = Slots(200, 10)
     leases = [slots.lease(group) for group in [1] * 100 + [7] * 40]
