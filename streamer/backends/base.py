@@ -193,5 +193,8 @@ class Backend(Protocol):
     def fork(self, source: int, target: int) -> None:
         """Make `target` the stream that `source` is; no launch with either of them is under way."""
 
+    def forget(self) -> None:
+        """No stream is open any more; give back what memory their steps took, where that can be done."""
+
     def close(self) -> None:
         """Give back memory and threads."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -45,7 +46,8 @@ class CpuBackend(ABC):
         self._rules, self._strategy = Rules.of(config), Greedy()
         sizes = (config.predictor_layers, config.predictor_hidden, config.joint_hidden)
         initial = initial_memory(networks, *sizes, config.blank)
-        self.arena = Arena(config, slots, initial, shapes or state_shapes(config))
+        self._arena = partial(Arena, config, slots, initial, shapes or state_shapes(config))
+        self.arena = self._arena()
 
     @abstractmethod
     def _encode(self, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
@@ -101,6 +103,10 @@ class CpuBackend(ABC):
     def fork(self, source: int, target: int) -> None:
         """`target` goes on with a copy of the stream in `source`."""
         self.put(target, self.take(source))
+
+    def forget(self) -> None:
+        """All slots are as at the beginning: they take memory again only when they are used."""
+        self.arena = self._arena()
 
     def close(self) -> None:
         """No stream is open from here on; memory goes with the object."""

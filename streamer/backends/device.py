@@ -208,6 +208,11 @@ class DeviceBackend:
         self._ledger.put(target, self._ledger.take(source))
         self._forget(target)
 
+    def forget(self) -> None:
+        """No stream is open from here on; a device's memory was all taken at the start."""
+        self._device.wait_all()
+        self._ledger.opened[:] = False
+
     def close(self) -> None:
         """No stream is open from here on; graphs and memory go with the object."""
         self._device.wait_all()

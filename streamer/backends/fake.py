@@ -152,6 +152,9 @@ class FakeBackend:
             self._check_still(slot)
         self.put(target, self.take(source))
 
+    def forget(self) -> None:
+        self._opened[:] = False
+
     def close(self) -> None:
         self._opened[:] = False
 

@@ -54,6 +54,16 @@ class OrtBackend(CpuBackend):
         self.precision, self.model_hash = about["precision"], about["hash"]
         self._bindings: OrderedDict[tuple[int, int, int], Binding] = OrderedDict()
 
+    def forget(self) -> None:
+        """The state's memory, and what the runtime kept of its widest step."""
+        super().forget()
+        self._bindings.clear()
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._session.run_with_iobinding(self._bound(0, 1, min(self.config.chunks)).io, options)
+        super().forget()
+        self._bindings.clear()
+
     def close(self) -> None:
         """Drop the sessions and what is bound to them."""
         super().close()

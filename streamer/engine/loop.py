@@ -69,6 +69,7 @@ class Engine:
         own = self.settings
         costs = costs or known(self.backend, own, self._clock)
         most = most_streams(self.backend, self._slots.count - self._slots.spare, own.memory_bytes)
+        self.backend.forget()
         self._admission = Admission(costs, own, most)
         machine = Machine(costs.seconds, own.budget_s, self.backend.contiguous)
         self._seating = Seating(self._slots, machine, self.backend)

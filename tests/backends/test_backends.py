@@ -137,6 +137,16 @@ def test_a_fork_goes_on_as_its_source_would(backend: Backend) -> None:
     assert_same(stream.tokens, want, backend)
 
 
+def test_after_forgetting_no_stream_is_open_and_new_ones_hear_the_same(backend: Backend) -> None:
+    chunk = min(backend.config.chunks)
+    before = hear(backend, 2, audio(backend, "short"), chunk)
+    backend.open(1)
+    backend.forget()
+    (refused,) = backend.collect(backend.launch(chunk, [Row(1, np.zeros(200, np.float32), True)]))
+    assert isinstance(refused, BackendError)
+    assert_same(hear(backend, 2, audio(backend, "short"), chunk), before, backend)
+
+
 def test_bad_rows_are_refused_alone(backend: Backend) -> None:
     chunk = backend.config.chunks[0]
     needed = samples_needed(0, chunk)
