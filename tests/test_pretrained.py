@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import jiwer
@@ -75,4 +76,4 @@ def test_the_bundled_recording_is_understood_by_half() -> None:
 def test_concurrent_real_time_streams_hear_what_transcribe_hears() -> None:
     done = cli("bench", "load", "--streams", "4", "--latency", "560")
     assert done.returncode == 0, done.stderr
-    assert "| streams with other words than `streamer transcribe` | 0 |" in done.stdout
+    assert re.search(r"\| words other than `streamer transcribe` has \| 0 of [1-9]", done.stdout)
