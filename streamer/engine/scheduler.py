@@ -21,7 +21,8 @@ from streamer.engine.stream import Ready
 
 Cost = Callable[[int, int], float]  # chunk, rows -> seconds of a step
 AHEAD_SHARE = 0.25  # of the budget: the longest step of chunks that are ahead
-GATHER_S = 0.016  # from the beginning of a step of neighbours to the next one, where rows may still come
+GATHER_S = 0.02  # that a row waits for its neighbours, whose chunks may come in a moment
+IDLE_S = 0.04  # without a step: nobody's neighbours are about to come
 GATHER_SHARE = 0.125  # of the budget, where that is less
 
 
@@ -60,17 +61,18 @@ def plan(now: float, waiting: Iterable[Ready], machine: Machine) -> list[Batch]:
 def hold_s(now: float, began: float, waiting: Iterable[Ready], machine: Machine) -> float:
     """How long the next step had better wait so that rows that come meanwhile share it; `began`: the last one did.
 
-    Steps of a row or two that follow each other at once take all of the processors for a few streams. So neighbours
-    gather for a moment, unless somebody waits for a final, a row has waited for that long, or all are ahead.
+    A step computes its idle neighbours, too, so that steps of a few rows take all of the processors for a few streams.
+    Rows gather for a moment, unless somebody waits for a final, one has waited for that long, all are ahead, or the machine
+    has so little to do that the last step is long ago.
     """
     oldest = math.inf
     for row in waiting:
         if row.closing:
             return 0.0
         oldest = min(oldest, row.due)
-    if oldest > now or not machine.contiguous:
+    if oldest > now or not machine.contiguous or now - began > IDLE_S:
         return 0.0
-    return max(0.0, min(began, oldest) + min(GATHER_S, GATHER_SHARE * machine.budget_s) - now)
+    return max(0.0, oldest + min(GATHER_S, GATHER_SHARE * machine.budget_s) - now)
 
 
 def _limit(chunk: int, machine: Machine) -> float:
