@@ -62,8 +62,8 @@ def hold_s(now: float, began: float, waiting: Iterable[Ready], machine: Machine)
     """How long the next step had better wait so that rows that come meanwhile share it; `began`: the last one did.
 
     A step computes its idle neighbours, too, so that steps of a few rows take all of the processors for a few streams.
-    Rows gather for a moment, unless somebody waits for a final, one has waited for that long, all are ahead, or the machine
-    has so little to do that the last step is long ago.
+    Rows gather for a moment, unless somebody waits for a final, one has waited for that long, all are ahead, or the
+    machine has so little to do that the last step is long ago.
     """
     oldest = math.inf
     for row in waiting:
