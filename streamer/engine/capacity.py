@@ -20,7 +20,7 @@ STEPS_S = 10.0  # and steps are forgotten after about so many seconds of later o
 MOST_PACE = 4.0  # times the table: beyond it something else is wrong
 LATE_S = 5.0  # lateness is forgotten after about this
 LATE_SHARE = 0.05  # of the chunks: more that are later than the budget and than a chunk lasts, and nobody comes in
-LATE_ROWS = 20.0  # fewer chunks than this say nothing
+LATE_ROWS = 150.0  # fewer chunks than this say nothing: one stall of a moment is no load
 
 
 class Watch:
