@@ -39,7 +39,7 @@ def phases(chunk: int, first_row_s: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of a step by chunk length and rows, between and beyond the measured points on straight lines."""
+    """Seconds of a step by frames and rows, between and beyond the measured points on straight lines."""
 
     points: Mapping[int, tuple[tuple[int, float], ...]]  # chunk -> ((rows, seconds), ...), rows growing
     disturbed: float = field(default=1.0, compare=False)  # wall seconds a processor second, where that says something
@@ -51,8 +51,21 @@ class Costs:
             if not good:
                 raise ValueError(f"costs of chunk {chunk}: got {points}, expected growing rows from 1 and seconds")
 
-    def seconds(self, chunk: int, rows: int) -> float:
-        """One step of `rows` rows; no rows cost nothing."""
+    def seconds(self, frames: int, rows: int) -> float:
+        """One step of `rows` rows of so many encoder frames, be they a chunk or some; no rows cost nothing."""
+        if frames in self.points:
+            return self._measured(frames, rows)
+        lengths = sorted(self.points)
+        at = bisect_left(lengths, frames)
+        if at == len(lengths):
+            return self._measured(lengths[-1], rows) * frames / lengths[-1]
+        if not at:
+            return self._measured(lengths[0], rows)
+        shorter, longer = lengths[at - 1], lengths[at]
+        least, most = self._measured(shorter, rows), self._measured(longer, rows)
+        return least + (most - least) * (frames - shorter) / (longer - shorter)
+
+    def _measured(self, chunk: int, rows: int) -> float:
         points = self.points[chunk]
         if rows <= 0:
             return 0.0

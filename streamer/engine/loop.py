@@ -71,7 +71,7 @@ class Engine:
         most = most_streams(self.backend, self._slots.count - self._slots.spare, own.memory_bytes)
         self.backend.forget()
         self._admission = Admission(costs, own, most)
-        machine = Machine(costs.seconds, own.budget_s, self.backend.contiguous)
+        machine = Machine(costs.seconds, own.budget_s, self.backend.contiguous, self.backend.most_chunks)
         self._seating = Seating(self._slots, machine, self.backend)
         self._waiting: Waiting = Ranges(machine) if machine.contiguous else Lists(machine)
         self._launches = Launches(self.backend, machine.cost, self._stepped, self._clock)
@@ -248,6 +248,8 @@ class Engine:
             while self.failure is None:
                 if self._stopping:
                     return self._collect if len(self._launches) else None
+                if not len(self._launches):
+                    self._seating.vacate()
                 if copies := self._copies():
                     return partial(self._split, copies)
                 if self._launches.full or (len(self._launches) and not len(self._waiting)):
@@ -256,7 +258,7 @@ class Engine:
                 hold_s = max(self._launches.hold_s(now), self._waiting.hold_s(now))
                 if len(self._waiting) and not hold_s:
                     self._tidy()
-                    return partial(self._launch, self._batch(now))
+                    return partial(self._launch, *self._batch(now))
                 self._asleep = not len(self._waiting)
                 self._changed.wait(None if self._asleep else hold_s)
                 self._asleep = False
@@ -282,13 +284,14 @@ class Engine:
             copies[-1].busy = True
         return copies
 
-    def _batch(self, now: float) -> list[tuple[Stream, Pcm]]:
-        """The most urgent batch, its samples taken."""
+    def _batch(self, now: float) -> tuple[list[tuple[Stream, Pcm]], int]:
+        """The most urgent batch, its samples taken, and how many chunks of each stream they are."""
         batch = []
-        for stream in self._waiting.next(now):
-            batch.append((stream, stream.take()[0]))
+        streams, chunks = self._waiting.next(now)
+        for stream in streams:
+            batch.append((stream, stream.take(chunks)))
             stream.busy = True
-        return batch
+        return batch, chunks
 
     def _split(self, copies: Sequence[Stream]) -> list[Result]:
         """Copy the parents' states into the copies' slots. Parents wait for their copies, so the states stand still."""
@@ -310,10 +313,10 @@ class Engine:
                     self._place(copy)
         return results
 
-    def _launch(self, batch: Sequence[tuple[Stream, Pcm]]) -> list[Result]:
+    def _launch(self, batch: Sequence[tuple[Stream, Pcm]], chunks: int) -> list[Result]:
         """Begin a step; where it cannot even begin, that is the end of its streams."""
         results = self._clear([stream for stream, _ in batch if stream.fresh])
-        if (landed := self._launches.launch(batch)) is not None:
+        if (landed := self._launches.launch(batch, chunks)) is not None:
             self._deliver(results)
             return self._land(landed)
         return results
