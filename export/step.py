@@ -43,8 +43,8 @@ class Step(nn.Module):
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], list[Tensor], list[Tensor], list[Tensor]]:
         """counters: valid, last, active, frames, prompt, left, chunk, each (B,). -> scores, real frames, the new state.
 
-        As many frames as mel (B, 8T, mels) has: of each row T / chunk chunks, fewer where they are its last. An idle row
-        writes into its rings at its own next positions, which nothing of it can see.
+        As many frames as mel (B, 8T, mels) has: of each row T / chunk chunks, fewer where they are its last. An idle
+        row writes into its rings at its own next positions, which nothing of it can see.
         """
         valid, last, active, frames, prompt, lefts, chunks = counters
         encoder, new = self.model.encoder, mel.shape[1] // 8

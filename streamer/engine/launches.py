@@ -78,7 +78,7 @@ class Launches:
         return not flying.isdisjoint(slots)
 
     def launch(self, batch: Sequence[tuple[Stream, Pcm]], chunks: int = 1) -> Landed | None:
-        """Begin a step of so many chunks of each stream: what it came to if it failed already, None if it is under way."""
+        """Begin a step of so many chunks a stream. What it came to if it failed already, None if it is under way."""
         streams = [stream for stream, _ in batch]
         chunk, started = streams[0].chunk, self._clock()
         try:

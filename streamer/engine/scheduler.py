@@ -33,8 +33,8 @@ GATHER_SHARE = 0.125  # of the budget, where that is less
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a step costs, how long one may take, whether it covers a range of neighbouring slots, and by their length how
-    many chunks of a stream it takes."""
+    """What a step costs, how long one may take, whether it covers a range of neighbouring slots, and by their length
+    how many chunks of a stream it takes."""
 
     cost: Cost
     budget_s: float
