@@ -30,6 +30,7 @@ class Step:
     ended: bool  # the recording has; nothing more comes of it but, where this was not the `last` chunk, the silence
     last: bool
     error: Exception | None = None
+    chunks: int = 1  # of the recording that it was
 
 
 class Clip:
@@ -108,10 +109,10 @@ class Transcriber:
         slots, chunks = sorted(busy), self.backend.most_chunks(self.chunk)
         rows = [Row(slot, *busy[slot].piece(self.chunk, chunks)) for slot in slots]
         heard = self.backend.collect(self.backend.launch(self.chunk, rows, chunks))
-        return [(row.slot, _said(busy[row.slot], row, result)) for row, result in zip(rows, heard, strict=True)]
+        return [(row.slot, _said(busy[row.slot], row, result, chunks)) for row, result in zip(rows, heard, strict=True)]
 
 
-def _said(clip: Clip, row: Row, heard: Heard) -> Step:
+def _said(clip: Clip, row: Row, heard: Heard, chunks: int) -> Step:
     if isinstance(heard, Exception):
         return Step(clip.index, (), clip.samples, clip.ended, True, heard)
-    return Step(clip.index, tuple(heard), clip.samples, clip.ended, row.last)
+    return Step(clip.index, tuple(heard), clip.samples, clip.ended, row.last, chunks=chunks)

@@ -181,6 +181,10 @@ class Backend(Protocol):
     def about(self) -> dict[str, str]:
         """How it runs, for the log and /metrics: device, precision, kernels, rung."""
 
+    def lanes(self, count: int) -> Sequence[Backend]:
+        """This backend as up to `count` over the same weights, each with its part of the slots, that threads of their
+        own may speak to at the same time. It is not to be used beside them, unless it is the only one itself."""
+
     def open(self, slot: int, prompt: int | None = None) -> None:
         """Make `slot` a stream that heard nothing; `prompt` is a language's index where the model has prompts."""
 

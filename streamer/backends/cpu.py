@@ -56,8 +56,8 @@ class CpuBackend(ABC):
         self._rules, self._strategy = Rules.of(config), Greedy()
         sizes = (config.predictor_layers, config.predictor_hidden, config.joint_hidden)
         initial = initial_memory(networks, *sizes, config.blank)
-        self._arena = partial(Arena, config, slots, initial, shapes or state_shapes(config))
-        self.arena = self._arena()
+        self._arena = partial(Arena, config, initial=initial, shapes=shapes or state_shapes(config))
+        self.arena = self._arena(slots=slots)
 
     @abstractmethod
     def _encode(self, chunk: int, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
@@ -71,6 +71,11 @@ class CpuBackend(ABC):
     def about(self) -> dict[str, str]:
         """How it runs."""
         return {"device": "cpu", "precision": self.precision, "kernels": "library", "rung": "eager"}
+
+    def lanes(self, count: int) -> Sequence[CpuBackend]:
+        """Itself alone."""
+        del count
+        return [self]
 
     def open(self, slot: int, prompt: int | None = None) -> None:
         """Make `slot` a stream that heard nothing."""
@@ -127,7 +132,7 @@ class CpuBackend(ABC):
 
     def forget(self) -> None:
         """All slots are as at the beginning: they take memory again only when they are used."""
-        self.arena = self._arena()
+        self.arena = self._arena(slots=self.slots)
 
     def close(self) -> None:
         """No stream is open from here on; memory goes with the object."""

@@ -151,6 +151,11 @@ class DeviceBackend:
         self._ledger.open(slot, prompt)
         self._fresh.add(slot)
 
+    def lanes(self, count: int) -> Sequence[DeviceBackend]:
+        """Itself alone: a device has one queue, and two launches keep it full."""
+        del count
+        return [self]
+
     def most_chunks(self, chunk: int) -> int:
         """One: the ticks' shapes are made ready, and a chunk is what they have."""
         del chunk

@@ -103,6 +103,13 @@ class FakeBackend:
         self._opened = np.zeros(slots, np.bool_)
         self._under_way: deque[tuple[int, Ticket, frozenset[int]]] = deque()  # number, ticket, slots
 
+    def lanes(self, count: int) -> Sequence[FakeBackend]:
+        """As many toys, which have their faults apart."""
+        if (count := min(count, self.slots // 2)) <= 1:
+            return [self]
+        size = -(-self.slots // count)
+        return [FakeBackend(size, self._faults, contiguous=self.contiguous, depth=self.depth) for _ in range(count)]
+
     def open(self, slot: int, prompt: int | None = None) -> None:
         self._check_slot(slot)
         self._check_still(slot)

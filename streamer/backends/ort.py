@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from streamer.decoding import Floats, Ints, Networks
 FORMAT = 3  # of artefact.json
 MOST_IDLE = 8  # a gap of more idle slots than this is cheaper stepped around than through, surely
 MOST_BINDINGS = 64
+LEAST_SLOTS = 2  # of a lane: a stream and a copy of it
 # The runtime's kernel for a sum with a norm takes five times as long as the two (docs/log.md).
 SLOW_REWRITES = ["SkipLayerNormFusion"]
 
@@ -53,6 +56,15 @@ class OrtBackend(CpuBackend):
         self._small = [name for name in self.arena.model if name.split(".")[0] not in LAYERED]
         self.precision, self.model_hash = about["precision"], about["hash"]
         self._bindings: OrderedDict[tuple[int, int, int, int], Binding] = OrderedDict()
+
+    def lanes(self, count: int) -> Sequence[OrtBackend]:
+        """As many over the same sessions, which any number of threads may run."""
+        parts = [copy.copy(self) for _ in range(max(1, min(count, self.slots // LEAST_SLOTS)))]
+        for part in parts:
+            part.slots = -(-self.slots // len(parts))
+            part.arena = part._arena(slots=part.slots)
+            part._bindings = OrderedDict()
+        return parts
 
     def forget(self) -> None:
         """The state's memory, and what the runtime kept of its widest step."""

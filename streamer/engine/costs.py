@@ -20,6 +20,7 @@ TIMED_S = 0.03  # enough of them
 MOST_ROWS = 4096
 FLAT_FRAMES, FLAT = 64, 0.9  # from so many frames on, twice the rows for 1.8 times the time are as good as a line
 LEAST_S = 0.05  # steps of less in all say nothing about the machine
+BUSY_ROWS = 8  # of a step that is not measured
 SOUNDS = 16  # noises that the rows share: those of thousands would take longer to make than to step
 # A step of neighbours may take a quarter of the time that its chunk lasts, for rows wait for the end of the step before
 # and for that of their own. It is longer where a first row is dear: seven eighths of the time have to go to the others.
@@ -161,6 +162,18 @@ def measure(
                 if _bound(known, rows) > too_long_s or _flat(chunk, known, rows):
                     break
     return Costs(_plausible(best), watch.disturbed)
+
+
+def keep_busy(backend: Backend, over: Callable[[], bool]) -> None:
+    """Step a few rows of the shortest chunks until it is over: what the machine does while others are measured."""
+    chunk, rows = min(backend.config.chunks), min(BUSY_ROWS, backend.slots)
+    for slot in range(rows):
+        backend.open(slot)
+    step = 0
+    while not over():
+        sound = np.full(samples_needed(step, chunk), 0.01, np.float32)
+        _stepped(backend, chunk, [Row(slot, sound) for slot in range(rows)])
+        step += 1
 
 
 def _bound(known: Mapping[int, float], rows: int) -> float:

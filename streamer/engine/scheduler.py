@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from streamer.engine.costs import longest_step
 from streamer.engine.stream import Ready
@@ -31,6 +32,10 @@ IDLE_S = 0.04  # without a step: nobody's neighbours are about to come
 GATHER_SHARE = 0.125  # of the budget, where that is less
 
 
+def _one(_chunk: int) -> int:
+    return 1
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What a step costs, how long one may take, whether it covers a range of neighbouring slots, and by their length
@@ -39,7 +44,7 @@ class Machine:
     cost: Cost
     budget_s: float
     contiguous: bool
-    most_chunks: Callable[[int], int] = lambda _chunk: 1
+    most_chunks: Callable[[int], int] = _one
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ def plan(now: float, waiting: Iterable[Ready], machine: Machine) -> list[Batch]:
         chunks = _at_once(rows, depth, machine, limit_s)
         rows.sort(key=lambda row: _urgency(row, machine))
         cut = _ranges if machine.contiguous else _lists
-        parts = cut(rows, lambda count, frames=chunk * chunks: machine.cost(frames, count), limit_s)
+        parts = cut(rows, partial(machine.cost, chunk * chunks), limit_s)
         batches += [Batch(chunk, tuple(part), ahead, chunks) for part in parts]
     return sorted(batches, key=lambda batch: (batch.ahead, min(_urgency(row, machine) for row in batch.rows)))
 
