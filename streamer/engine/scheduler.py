@@ -5,8 +5,9 @@ ahead. Owed chunks go first, the earliest first, where what somebody waits for (
 budget earlier: no more than that, so that nobody's finalizes can hold up the others. Chunks ahead of real time use what
 time is left, in steps short enough that nobody notices.
 
-Where a backend takes several chunks of a stream at once (`most_chunks`), those that have them waiting, because they are
-behind, ahead or end, are stepped by as many as all rows of the batch have; a row that ends may have fewer.
+Where a backend takes several chunks of a stream at once (`most_chunks`), rows are stepped by as many as all of their
+batch have waiting: more than one where they are ahead, or all are behind. Rows that have their end go together by
+themselves, to the end of the longest.
 
 A step of neighbours computes the slots between its rows as well, and chunks come at any moment: rows that wait lie
 anywhere among the slots, and a step is nearly as wide as all of them. So such steps are cut (`longest_step`): a row
@@ -27,7 +28,6 @@ Cost = Callable[[int, int], float]  # frames, rows -> seconds of a step
 RowsCost = Callable[[int], float]  # rows -> seconds of a step of so many frames as it is about
 AHEAD_SHARE = 0.25  # of the budget: the longest step of chunks that are ahead
 GATHER_S = 0.02  # that a row waits for its neighbours, whose chunks may come in a moment
-ENDS = -1  # the depth of rows that have their end
 IDLE_S = 0.04  # without a step: nobody's neighbours are about to come
 GATHER_SHARE = 0.125  # of the budget, where that is less
 
@@ -59,17 +59,20 @@ class Batch:
 
 def plan(now: float, waiting: Iterable[Ready], machine: Machine) -> list[Batch]:
     """Every waiting row in one batch, the batches in the order in which they should run."""
-    groups: dict[tuple[bool, int, int], list[Ready]] = {}
+    groups: dict[tuple[bool, int, bool], list[Ready]] = {}
     for row in waiting:
-        groups.setdefault((row.due > now, row.chunk, _depth(row, machine)), []).append(row)
+        to_its_end = row.ends and min(row.chunks, machine.most_chunks(row.chunk)) > 1
+        groups.setdefault((row.due > now, row.chunk, to_its_end), []).append(row)
     batches: list[Batch] = []
-    for (ahead, chunk, depth), rows in groups.items():
+    for (ahead, chunk, to_their_end), rows in groups.items():
         limit_s = min(_limit(chunk, machine), machine.budget_s * (AHEAD_SHARE if ahead else 1.0))
-        chunks = _at_once(rows, depth, machine, limit_s)
         rows.sort(key=lambda row: _urgency(row, machine))
+        first = _at_once(rows, max, 1, machine, limit_s) if to_their_end else 1
         cut = _ranges if machine.contiguous else _lists
-        parts = cut(rows, partial(machine.cost, chunk * chunks), limit_s)
-        batches += [Batch(chunk, tuple(part), ahead, chunks) for part in parts]
+        for part in cut(rows, partial(machine.cost, chunk * first), limit_s):
+            width = part[-1].slot - part[0].slot + 1 if machine.contiguous else len(part)
+            chunks = first if to_their_end else _at_once(part, min, width, machine, limit_s)
+            batches.append(Batch(chunk, tuple(part), ahead, chunks))
     return sorted(batches, key=lambda batch: (batch.ahead, min(_urgency(row, machine) for row in batch.rows)))
 
 
@@ -90,18 +93,13 @@ def hold_s(now: float, began: float, waiting: Iterable[Ready], machine: Machine)
     return max(0.0, oldest + min(GATHER_S, GATHER_SHARE * machine.budget_s) - now)
 
 
-def _depth(row: Ready, machine: Machine) -> int:
-    """Rows of one depth are stepped together: by one chunk, by about as many as they have, or (ENDS) to their end."""
-    chunks = min(row.chunks, machine.most_chunks(row.chunk))
-    return ENDS if row.ends and chunks > 1 else chunks.bit_length()
-
-
-def _at_once(rows: Sequence[Ready], depth: int, machine: Machine, limit_s: float) -> int:
-    """As many chunks as all of the rows have, or as the longest row that ends has, in a step that is not too long."""
+def _at_once(
+    rows: Sequence[Ready], of: Callable[[Iterable[int]], int], width: int, machine: Machine, limit_s: float
+) -> int:
+    """Chunks a row: the fewest, or the most, that any of the rows has, in a step that is not too long."""
     chunk = rows[0].chunk
-    chunks = (max if depth == ENDS else min)(row.chunks for row in rows)
-    chunks = min(chunks, machine.most_chunks(chunk))
-    while chunks > 1 and machine.cost(chunk * chunks, 1) > limit_s:
+    chunks = min(of(row.chunks for row in rows), machine.most_chunks(chunk))
+    while chunks > 1 and machine.cost(chunk * chunks, width) > limit_s:
         chunks -= 1
     return chunks
 

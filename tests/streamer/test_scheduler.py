@@ -112,9 +112,9 @@ def test_streams_that_are_behind_are_stepped_by_as_many_chunks_as_all_of_them_ha
     assert batch.chunks == 1, "a backend that takes one"
 
 
-def test_who_has_one_chunk_is_not_kept_from_it_by_those_behind() -> None:
-    batches = plan(9.0, [behind(0, 1), behind(1, 9), behind(2, 1)], RANGES)
-    assert sorted((slots(batch), batch.chunks) for batch in batches) == [([0, 2], 1), ([1], 9)]
+def test_neighbours_are_stepped_together_by_what_all_of_them_have() -> None:
+    batches = plan(9.0, [behind(0, 1), behind(1, 9), behind(2, 1), behind(60, 9)], RANGES)
+    assert sorted((slots(batch), batch.chunks) for batch in batches) == [([0, 1, 2], 1), ([60], 9)]
 
 
 def test_streams_that_end_are_stepped_to_their_end_together() -> None:
