@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import unicodedata
 from collections import defaultdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.training.text import normalize
 from streamer.commands import FAILED, OK, TAIL_MS, CommandError, add_model_flags, command, say, whole
 
 if TYPE_CHECKING:
@@ -104,17 +104,6 @@ def hear(entries: list[Entry], recordings: Recordings, listener: Listener, as_js
             if as_json:
                 print(json.dumps(entry.fields | {"pred_text": transcript.text}, ensure_ascii=False), flush=True)
     return heard
-
-
-def normalize(text: str) -> str:
-    """Lower case, no punctuation but the apostrophe, one blank between words; letters composed, their marks kept."""
-    plain = unicodedata.normalize("NFC", text.lower().replace("\u2019", "'"))
-    return " ".join("".join(letter if _spoken(letter) else " " for letter in plain).split())
-
-
-def _spoken(letter: str) -> bool:
-    """Part of a word. Marks are: Hindi, Thai and others write vowels with them, and not all compose."""
-    return letter.isalnum() or letter == "'" or unicodedata.category(letter).startswith("M")
 
 
 def score(entries: list[Entry], heard: dict[int, str]) -> dict[str, Any]:
