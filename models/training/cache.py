@@ -155,7 +155,12 @@ def _read(index: Path) -> tuple[dict[str, Any], list[Item]]:
     """What the cache says of itself, which may be nothing, and its items."""
     lines = [json.loads(line) for line in index.read_text("utf-8").splitlines()]
     about = lines.pop(0) if lines and "offset" not in lines[0] else {}
-    return about, [Item(**line) for line in lines]
+    try:
+        return about, [Item(**line) for line in lines]
+    except TypeError:
+        raise ValueError(
+            f"cache {index}: got another file, expected an index; has the cache a folder of its own?"
+        ) from None
 
 
 def _check(index: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -95,6 +95,8 @@ class Corpus:
         self.utterances: list[Utterance] = []
         self.skipped = 0
         self._per_feature = config.normalize == "per_feature"
+        # convolutions that see ahead take as many frames as there are, or they would give more than the mask knows
+        self._round = ROUND_FRAMES if config.causal_subsampling else 1
         said: Callable[[str], str] = normalize if plain else str
         prompts = config.num_prompts > 0
         for part, name in enumerate(names):
@@ -148,7 +150,7 @@ class Corpus:
     ) -> Batch:
         """The rows of a batch, longest first, augmented when both `rng` and `augment` are given."""
         rows = sorted((self.utterances[i] for i in indices), key=lambda u: -u.frames)
-        places = -(-rows[0].frames // ROUND_FRAMES) * ROUND_FRAMES
+        places = -(-rows[0].frames // self._round) * self._round
         mel = np.zeros((len(rows), places, self.parts[0].shape[1]), np.float32)
         ids = np.zeros((len(rows), max(len(u.ids) for u in rows)), np.int64)
         for row, u in enumerate(rows):

@@ -65,6 +65,8 @@ def test_a_cache_of_another_manifest_or_of_other_features_is_refused(folder: Pat
     assert cache.build(manifest, cached) == index, "there already, of the same manifest"
     with pytest.raises(ValueError, match=r"train\.jsonl: got mels=80, expected 128"):
         cache.load(cached, "train", 128)
+    with pytest.raises(ValueError, match=r"train\.jsonl: got another file, expected an index"):
+        cache.build(manifest, folder)
     other = tmp_path / "train.jsonl"
     other.write_text(manifest.read_text().replace("mid top", "top mid"))
     with pytest.raises(ValueError, match=r"train\.jsonl: got manifest=[0-9a-f]{64}, expected [0-9a-f]{64}"):
