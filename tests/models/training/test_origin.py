@@ -74,9 +74,9 @@ def test_with_another_vocabulary_the_encoder_goes_on_and_heads_are_new(
     assert start.init is not None
     old, new = start.init.state_dict(), model.state_dict()
     assert all(torch.equal(old[name], new[name]) for name in old if name.startswith("encoder."))
+    deeper = origin.read(dataclasses.replace(told, model={"layers": 4}))
     with pytest.raises(ValueError, match=r"^init: encoder\.layers\.3\..*: got nothing, expected"):
-        other = dataclasses.replace(told, model={"layers": 4})
-        origin.new_model(other, origin.read(other), corpus)
+        origin.new_model(told, deeper, corpus)
 
 
 def test_what_cannot_be_trained_is_refused_by_name(golden: Path, features: Path, tmp_path: Path) -> None:
