@@ -2,7 +2,8 @@
 
 `Batched` holds the logits of the whole batch and is the reference. `SampleWise` has one utterance's joint, softmax,
 loss and gradients at a time, without padding (Braun, McDermott, Hsiao 2022). `Tiled` has as many short utterances at a
-time, or as much of a long one, as hold a given number of cells (frame, label).
+time, or as much of a long one, as hold a given number of cells (frame, label). `Kernels` does the same in Triton, for a
+GPU: no logit is ever written to memory.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.training.loss_kernels import KernelTiles
 from models.training.loss_tiles import Outcomes, Shares, Sums, Tile, TorchTiles
 from models.training.losses import rnnt_loss
 
@@ -43,7 +45,15 @@ class Tiled:
     lattice: int = 0
 
 
-Form = Batched | SampleWise | Tiled
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The same on a GPU, where hidden values and slopes of at most `cells` cells are in memory at a time."""
+
+    cells: int = 131_072
+    lattice: int = 8_000_000
+
+
+Form = Batched | SampleWise | Tiled | Kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +94,8 @@ def joint_loss(
     """
     weights = torch.ones(len(enc), device=enc.device, dtype=_wide(enc)) if row_weights is None else row_weights
     if isinstance(form, Batched):
-        given = (x.to(_wide(x)) for x in (enc, pred, output.weight, output.bias))
-        logits = all_logits(*given, output.activation)
+        last = Output(output.weight.to(_wide(enc)), output.bias.to(_wide(enc)), output.activation)
+        logits = all_logits(enc.to(_wide(enc)), pred.to(_wide(enc)), last)
         losses = rnnt_loss(logits, targets.labels, targets.frames, targets.label_lengths, fast_emit)
         return (losses * weights).sum()
     how = _How(output.activation, targets, weights.detach(), fast_emit, half, form)
@@ -93,9 +103,10 @@ def joint_loss(
     return total
 
 
-def all_logits(enc: Tensor, pred: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
+def all_logits(enc: Tensor, pred: Tensor, output: Output) -> Tensor:
     """(B, T, U + 1, V + 1)."""
-    return F.linear(ACTIVATIONS[activation](enc[:, :, None] + pred[:, None]), weight, bias)
+    hidden = ACTIVATIONS[output.activation](enc[:, :, None] + pred[:, None])
+    return F.linear(hidden, output.weight, output.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +116,7 @@ class _How:
     row_weights: Tensor
     fast_emit: float
     half: bool
-    form: SampleWise | Tiled
+    form: SampleWise | Tiled | Kernels
 
     @property
     def most_cells(self) -> int | None:
@@ -125,7 +136,8 @@ class _Fused(torch.autograd.Function):
     def forward(ctx: Any, enc: Tensor, pred: Tensor, weight: Tensor, bias: Tensor, how: _How) -> Tensor:
         given, wanted = (enc, pred, weight, bias), any(ctx.needs_input_grad[:4])
         sums = Sums(*(torch.zeros_like(x, dtype=_wide(x)) for x in given)) if wanted else None
-        work = TorchTiles(weight.to(_wide(weight)), bias.to(_wide(bias)), how.activation, how.half)
+        make = KernelTiles if isinstance(how.form, Kernels) else TorchTiles
+        work = make(weight.to(_wide(weight)), bias.to(_wide(bias)), how.activation, how.half)
         total = enc.new_zeros((), dtype=torch.double)
         for rows in groups(how.targets.frames, how.targets.label_lengths, how.group_cells):
             total += _Group(enc, pred, how, rows, work).loss(sums)
@@ -142,7 +154,7 @@ class _Fused(torch.autograd.Function):
 class _Group:
     """Some rows, cut to the longest of them."""
 
-    def __init__(self, enc: Tensor, pred: Tensor, how: _How, rows: slice, work: TorchTiles) -> None:
+    def __init__(self, enc: Tensor, pred: Tensor, how: _How, rows: slice, work: TorchTiles | KernelTiles) -> None:
         targets = how.targets
         self.rows, self.how, self.work = rows, how, work
         self.frames, self.lengths = targets.frames[rows], targets.label_lengths[rows]

@@ -132,7 +132,7 @@ class TorchTiles:
             sums.bias.add_(slope.sum(0))
             if self._half:
                 self.logits[block] = slope
-        out = self._buffer("by_weight", *self._weight.shape, self._product.dtype)
+        out = self._buffer("by_weight", len(self._weight), self._weight.shape[1], self._product.dtype)
         sums.weight.add_(torch.mm(self.logits.T, self.factor, out=out))
         self._own_slopes(tile, own, sums)
         back = torch.mm(self.logits, self._product, out=self.factor if self._half else self._buffer_like_hidden())

@@ -24,12 +24,12 @@ def inputs(seed: int = 0) -> list[Tensor]:
     return [tensor.requires_grad_() for tensor in made]
 
 
-def wide_inputs() -> list[Tensor]:
-    """The same of a joint as wide as those that are trained, beside a mean utterance; all numbers are bfloat16's."""
+def wide_inputs(hidden: int = 640, words: int = 512) -> list[Tensor]:
+    """The same of a joint like those that are trained; all numbers are bfloat16's."""
     generator = torch.Generator().manual_seed(1)
-    shapes = ((4, 9, 640), (4, 4, 640), (513, 640), (513,))
+    shapes = ((4, 9, hidden), (4, 4, hidden), (words + 1, hidden), (words + 1,))
     made = [torch.randn(*shape, generator=generator) for shape in shapes]
-    made[2] *= 640**-0.5
+    made[2] *= hidden**-0.5
     made[3][-1] += 3.0
     return [tensor.bfloat16().float().requires_grad_() for tensor in made]
 
