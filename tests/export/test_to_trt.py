@@ -26,6 +26,7 @@ from models.transducer import Model
 from streamer.backends.base import BackendError
 from streamer.backends.trt_folder import Sidecar, config_hash, most_slots, ports, profiles_of
 from tests.artefacts import checkpoint
+from tests.conftest import uncollected
 from tests.models.golden import loaded
 from tests.trt import Compute, in_onnxruntime, in_torch, new_arena
 
@@ -37,7 +38,8 @@ FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorPr
 def graph(name: str, chunk: int, precision: str) -> Path:
     """The exported step of a golden model; gone with the process."""
     path = Path(_folder().name) / f"{name}-{chunk}-{precision}.onnx"
-    step_onnx(loaded(name)[0], chunk, precision, path)
+    with uncollected():
+        step_onnx(loaded(name)[0], chunk, precision, path)
     return path
 
 
