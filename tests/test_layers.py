@@ -204,6 +204,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.commands.overhead": COMMAND | {"streamer.bench"},
     "streamer.commands.accuracy": COMMAND | {"streamer.bench", "streamer.recordings"},
     "streamer.commands.evaluate": COMMAND | {"streamer.recordings", "=models.training.text.normalize", "jiwer"},
+    "streamer.commands.timing": COMMAND
+    | {"streamer.backends.base", "streamer.bench", "streamer.config", "streamer.decoding", "streamer.recordings"}
+    | {"streamer.transcript", "models"},
     "streamer.commands.peers": COMMAND | {"clients", "streamer.bench", "=streamer.gpu_check.sounds.speech"},
     "streamer.commands.gpu": COMMAND | {"streamer.gpu_check", "torch"},
     "streamer.gpu_check": {"streamer", "models", "export", "torch", "numpy", "soundfile", "uvloop", "cuda", "pip"},
