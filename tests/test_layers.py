@@ -170,6 +170,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.bench.peer_step": {"numpy", "streamer.backends", "sherpa_onnx"},
     "streamer.bench.peer_report": {"streamer.bench"},
     "streamer.bench.peer_model": {"nemo", "onnx", "onnxruntime", "omegaconf", "sentencepiece", "soundfile", "torch"},
+    "streamer.bench.loss": {"streamer.bench"},
+    "streamer.bench.loss_order": set(),
+    "streamer.bench.loss_trial": {"streamer.bench", "models.training", "nemo", "torch"},
     "streamer.bench.floor": {"streamer.bench", "=streamer.backends.ort.options_for", "numpy", "onnx", "onnxruntime"},
     "streamer.bench.peer_load": {"streamer.bench", "=clients.send.PIECE_S", "models.config", "numpy", "websockets"},
     "streamer.bench.peer_sockets": {"streamer.bench", "=streamer.gpu_check.search.Search", "numpy"},
@@ -207,6 +210,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.commands.timing": COMMAND
     | {"streamer.backends.base", "streamer.bench", "streamer.config", "streamer.decoding", "streamer.recordings"}
     | {"streamer.transcript", "models"},
+    "streamer.commands.loss": COMMAND | {"streamer.bench", "torch"},
     "streamer.commands.peers": COMMAND | {"clients", "streamer.bench", "=streamer.gpu_check.sounds.speech"},
     "streamer.commands.gpu": COMMAND | {"streamer.gpu_check", "torch"},
     "streamer.gpu_check": {"streamer", "models", "export", "torch", "numpy", "soundfile", "uvloop", "cuda", "pip"},

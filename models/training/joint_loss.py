@@ -41,7 +41,7 @@ class Tiled:
     a joint that is computed twice.
     """
 
-    cells: int = 16_000
+    cells: int = 8_000
     lattice: int = 0
 
 
