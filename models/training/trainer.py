@@ -293,7 +293,7 @@ def _work_together(told: Settings, shared: Shared, ranks: Ranks, context: Any, f
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="train", description="start or resume a training run")
-    parser.add_argument("--config", type=Path, required=True, help="yaml file, see models/training/default.yaml")
+    parser.add_argument("--config", type=Path, required=True, help="yaml file, such as models/training/tune.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes a value of the file")
     args = parser.parse_args(argv)
     try:

@@ -21,8 +21,8 @@ def add(commands: Any) -> None:
         "train",
         "train a model (needs the extra train)",
         """
-        streamer train --config models/training/default.yaml
-        streamer train --config mine.yaml init=model.nemo train=[mine/train.jsonl] stages.tune.peak_lr=1e-4
+        streamer train --config models/training/tune.yaml init=model.nemo train=[mine.jsonl] dev=dev.jsonl
+        streamer train --config mine.yaml stages.tune.peak_lr=1e-4 run=runs/slower
         torchrun --nproc-per-node 2 -m models.training.trainer --config mine.yaml accumulate=2
         """,
     )
