@@ -42,7 +42,7 @@ def tuning(features: Path, init: Path, run: Path, **changes: object) -> Settings
 
 
 @pytest.mark.parametrize(
-    "name", ["hybrid_bpe", "ctc_bpe", "rnnt_bpe_bn128", "rnnt_char", "offline_bpe", "prompt_hybrid", "eou_bpe"]
+    "name", ["hybrid_bpe", "ctc_bpe", "rnnt_bpe_bn128", "rnnt_char", "offline_bpe", "prompt_hybrid"]
 )
 def test_a_nemo_file_is_fine_tuned_and_released_as_one(golden: Path, features: Path, tmp_path: Path, name: str) -> None:
     init = golden / "models" / name / f"{name}.nemo"
