@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from models.config import ModelConfig
 from streamer.backends import Place, load_backend
 from streamer.backends.base import Backend, Row, samples_needed
 from streamer.decoding import Token
+from tests.conftest import EXPORTS, uncollected
 
 if TYPE_CHECKING:
     from streamer.backends.device import DeviceBackend
@@ -35,15 +36,16 @@ def checkpoint(model: str) -> Path:
 
 @functools.cache
 def exported(model: str, precision: str = "fp32") -> Path:
-    """The ONNX folder of a golden model; made on first use, gone with the process."""
+    """The ONNX folder of a golden model: made by whichever of the suite's processes needs it first, for all of them."""
     from export.to_onnx import export_model
 
-    return export_model(checkpoint(model), Path(_folder().name) / f"{model}-{precision}", precision)
-
-
-@functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="exported-")
+    out = EXPORTS / f"{model}-{precision}"
+    with out.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if out.exists():
+            return out
+        with uncollected():
+            return export_model(checkpoint(model), out, precision)
 
 
 def fresh(kind: str, slots: int = SLOTS) -> Backend:

@@ -1,10 +1,13 @@
-"""Shared set-up of the suite: where the golden files lie, and one thread for torch."""
+"""Shared set-up of the suite: where the golden files lie, where exports of them go, and one thread for torch."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,21 @@ if not Path("/dev/nvidia0").exists():  # before triton is imported: kernels run 
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+if "EXPORTED_MODELS" not in os.environ:  # the process that was started, not one of its workers, who are told by it
+    _exports = tempfile.TemporaryDirectory(prefix="exported-")  # gone with this process
+    os.environ["EXPORTED_MODELS"] = _exports.name
+EXPORTS = Path(os.environ["EXPORTED_MODELS"])
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for cycles, which takes a third of the time of torch's exporter: it makes millions of objects."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

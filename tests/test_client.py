@@ -337,7 +337,7 @@ async def test_a_file_at_real_time_takes_as_long_as_it_lasts(tmp_path: Path) -> 
         began = loop.time()
         await send(client, read(file))
         took = loop.time() - began
-    assert 0.5 <= took < 5
+    assert 0.5 <= took < 30
 
 
 @pytest.mark.parametrize("content", [None, b"this is no sound"])

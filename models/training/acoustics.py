@@ -1,4 +1,4 @@
-"""Recordings as other rooms, microphones and lines would have made them: tempo, room, noise, telephone, level.
+"""Recordings as other rooms, microphones and lines would have made them: tempo, room, noise, line, codec, level.
 
 Knows nothing of features, manifests or files. Audio is 16 kHz mono float32 in -1..1; all chance comes from the
 generator, so that a seed gives the same recording for ever.
@@ -6,10 +6,12 @@ generator, so that a seed gives the same recording for ever.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import soundfile
 import soxr
 from numpy.typing import NDArray
 
@@ -18,7 +20,8 @@ from models.config import SAMPLE_RATE
 Samples = NDArray[np.float32]
 LINE_RATE = 8000  # hertz, of a telephone
 SHORTEST = 2000  # samples; what tempo makes shorter keeps its own
-MU = 255.0  # of G.711's mu-law
+VOICE_HZ = (300.0, 3400.0)  # what a telephone line lets through
+LINE_CODECS = (("WAV", "ULAW"), ("WAV", "ULAW"), ("WAV", "GSM610"), ("AU", "G721_32"))  # file type, coding
 SILENCE = 1e-10  # mean square that is added, so that silence has a level
 
 
@@ -32,7 +35,9 @@ class Acoustics:
     noise_share: float = 0.6  # half of it recorded noise, a quarter voices, the rest coloured noise
     snr_db: tuple[float, float] = (2.0, 25.0)
     voices_snr_db: float = 6.0  # voices behind the speaker are at least so much softer
-    telephone_share: float = 0.15  # 8 kHz, mostly mu-law
+    telephone_share: float = 0.15  # 8 kHz, mostly coded as telephones do: mu-law, GSM, ADPCM
+    codec_share: float = 0.1  # Opus, as calls over the internet are
+    opus_level: tuple[float, float] = (0.93, 1.0)  # libsndfile's: about 24 to 9 kbit/s at 16 kHz
     gain_db: tuple[float, float] = (-14.0, 4.0)
 
 
@@ -47,6 +52,9 @@ def heard_elsewhere(
         changed = _noise(changed, rng, others, noises, told)
     if rng.random() < told.telephone_share:
         changed = _telephone(changed, rng)
+    if rng.random() < told.codec_share:
+        level = float(rng.uniform(*told.opus_level))
+        changed = _coded(changed, SAMPLE_RATE, "OGG", "OPUS", compression_level=level)
     gain = 10 ** (rng.uniform(*told.gain_db) / 20)
     return np.clip(changed * gain, -1, 1).astype(np.float32)
 
@@ -100,9 +108,21 @@ def _coloured(size: int, rng: np.random.Generator) -> Samples:
 
 def _telephone(audio: Samples, rng: np.random.Generator) -> Samples:
     line = soxr.resample(audio, SAMPLE_RATE, LINE_RATE, quality="MQ")
-    if rng.random() < 0.6:
-        squeezed = np.sign(line) * np.log1p(MU * np.abs(np.clip(line, -1, 1))) / np.log1p(MU)
-        codes = np.round(squeezed * 127) / 127
-        line = np.sign(codes) * ((1 + MU) ** np.abs(codes) - 1) / MU
+    if rng.random() < 0.5:
+        spectrum = np.fft.rfft(line)
+        hertz = np.fft.rfftfreq(len(line), 1 / LINE_RATE)
+        spectrum[(hertz < VOICE_HZ[0]) | (hertz > VOICE_HZ[1])] = 0
+        line = np.fft.irfft(spectrum, len(line))
+    if rng.random() < 0.8:
+        line = _coded(line.astype(np.float32), LINE_RATE, *LINE_CODECS[int(rng.integers(len(LINE_CODECS)))])
     heard: Samples = soxr.resample(line.astype(np.float32), LINE_RATE, SAMPLE_RATE, quality="MQ")
+    return heard
+
+
+def _coded(audio: Samples, rate: int, kind: str, coding: str, **how: float) -> Samples:
+    """What is left of samples that a codec has packed and unpacked; no sample moves."""
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(audio, -1, 1), rate, format=kind, subtype=coding, **how)
+    file.seek(0)
+    heard: Samples = soundfile.read(file, len(audio), dtype="float32")[0]
     return heard

@@ -1,4 +1,4 @@
-"""Weights, gradients and optimiser state as flat shared tensors, so that worker processes train one model together.
+"""Weights, gradients and optimiser state as flat tensors, on a CPU shared by the workers that train one model together.
 
 Each worker computes with one thread: two threads of one process wait for each other at every operation when the machine
 is busy. For the same reason workers do not wait for each other's gradients: each updates the weights by itself (AdamW,
@@ -43,8 +43,11 @@ class Arena:
             size += -(-parameter.numel() // ALIGN) * ALIGN
             if parameter.dim() >= 2:
                 self.decayed = size
-        self.weights, self.ema, self.first, self.second = (torch.zeros(size).share_memory_() for _ in range(4))
-        self.gradients = torch.zeros(workers, size).share_memory_()
+        device = named[0][1].device  # torch shares memory of a CPU; on a GPU it leaves tensors as they are
+        self.weights, self.ema, self.first, self.second = (
+            torch.zeros(size, device=device).share_memory_() for _ in range(4)
+        )
+        self.gradients = torch.zeros(workers, size, device=device).share_memory_()
         self.read(model)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:

@@ -7,13 +7,12 @@ of its own. The index's first line says what was computed of which manifest; cac
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import hashlib
 import io
 import json
 import os
-import tarfile
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -27,6 +26,7 @@ import soxr
 from models.config import HOP, SAMPLE_RATE
 from models.features_np import StreamingFeatures
 from models.training.acoustics import Acoustics, heard_elsewhere
+from models.training.manifest import Archives, Line, read
 
 PIECE = 64  # utterances that a worker handles between two messages
 
@@ -40,32 +40,23 @@ class Item:
     text: str
     source: str
     path: str
+    language: str | None = None
 
 
-def read_audio(entry: dict[str, Any], root: Path) -> np.ndarray:
-    """16 kHz mono float32 samples of a manifest's line; `archive.tar!member` names a member of an archive."""
-    return next(read_all([entry], root))
+def read_all(lines: list[Line], root: Path) -> Iterator[np.ndarray]:
+    """16 kHz mono float32 samples of each line, every archive opened once."""
+    with Archives(root) as archives:
+        for line in lines:
+            with archives.open(line.audio) as file:
+                yield _decode(file, line.offset_s, line.duration_s if line.offset_s else None)
 
 
-def read_all(entries: list[dict[str, Any]], root: Path) -> Iterator[np.ndarray]:
-    """The samples of each line, every archive opened once."""
-    archives: dict[str, tarfile.TarFile] = {}
-    with contextlib.ExitStack() as stack:
-        for entry in entries:
-            path, _, member = entry["audio_filepath"].partition("!")
-            if not member:
-                yield _decode(root / path)
-                continue
-            if path not in archives:
-                archives[path] = stack.enter_context(tarfile.open(root / path))
-            stream = archives[path].extractfile(member)
-            if stream is None:
-                raise ValueError(f"manifest.audio_filepath: got {member!r}, expected a file in {path}")
-            yield _decode(io.BytesIO(stream.read()))
-
-
-def _decode(file: Path | io.BytesIO) -> np.ndarray:
-    audio, rate = soundfile.read(file, dtype="float32", always_2d=True)
+def _decode(file: io.BufferedIOBase | Path, offset_s: float = 0.0, duration_s: float | None = None) -> np.ndarray:
+    """A recording, or the part of it that begins at `offset_s`: durations of whole recordings are often rounded."""
+    with soundfile.SoundFile(file) as sound:
+        rate = sound.samplerate
+        sound.seek(round(offset_s * rate))
+        audio = sound.read(-1 if duration_s is None else round(duration_s * rate), "float32", always_2d=True)
     mono: np.ndarray = audio.mean(axis=1)
     return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE).astype(np.float32)
 
@@ -74,7 +65,7 @@ def _decode(file: Path | io.BytesIO) -> np.ndarray:
 class _Job:
     """Some lines of a manifest for a worker."""
 
-    entries: list[dict[str, Any]]
+    lines: list[Line]
     root: Path
     mels: int
     seed: list[int] | None  # of a version
@@ -83,7 +74,7 @@ class _Job:
 
 def _piece(job: _Job) -> list[np.ndarray]:
     features = StreamingFeatures(job.mels)
-    audios = list(read_all(job.entries, job.root))
+    audios = list(read_all(job.lines, job.root))
     if job.seed is not None:
         rng, noises = np.random.default_rng(job.seed), _noises(job.noise)
         audios = [heard_elsewhere(audio, rng, audios, noises, Acoustics()) for audio in audios]
@@ -96,6 +87,16 @@ def _noises(folder: Path | None) -> tuple[np.ndarray, ...]:
     return () if folder is None else tuple(_decode(path) for path in sorted(folder.iterdir()) if path.is_file())
 
 
+def name_of(manifest: Path, version: int = 0) -> str:
+    """What a manifest, or a version of it, is called in the cache."""
+    return f"{manifest.stem}_v{version}" if version else manifest.stem
+
+
+def is_built(manifest: Path, folder: Path, version: int = 0) -> bool:
+    """Whether there is an index of that name; `build` says when it is of another manifest."""
+    return _index(folder, name_of(manifest, version)).exists()
+
+
 def build(
     manifest: Path, folder: Path, mels: int = 80, workers: int = 2, version: int = 0, noise: Path | None = None
 ) -> Path:
@@ -104,16 +105,16 @@ def build(
     `version` 0 is the recordings as they are; others are called NAME_v1, NAME_v2, ... `noise` is a folder of recorded
     noise for them. Raises ValueError for a cache of other features or of another manifest of this name.
     """
-    name = f"{manifest.stem}_v{version}" if version else manifest.stem
+    name = name_of(manifest, version)
     index, about = _index(folder, name), {"mels": mels, "manifest": _digest(manifest)}
     if index.exists():
         _check(index, _read(index)[0], about)
         return index
     folder.mkdir(parents=True, exist_ok=True)
-    entries = [json.loads(line) for line in manifest.read_text("utf-8").split("\n") if line.strip()]
+    lines = read(manifest)
     jobs = [
-        _Job(entries[i : i + PIECE], manifest.parent, mels, [version, i] if version else None, noise)
-        for i in range(0, len(entries), PIECE)
+        _Job(lines[i : i + PIECE], manifest.parent, mels, [version, i] if version else None, noise)
+        for i in range(0, len(lines), PIECE)
     ]
     offset = 0
     partial = index.with_suffix(".part")
@@ -124,13 +125,13 @@ def build(
     ):
         out.write(json.dumps(about) + "\n")
         for job, arrays in zip(jobs, pool.imap(_piece, jobs), strict=True):
-            for entry, mel in zip(job.entries, arrays, strict=True):
-                item = Item(offset, len(mel), entry["text"], entry.get("source", ""), entry["audio_filepath"])
+            for line, mel in zip(job.lines, arrays, strict=True):
+                item = Item(offset, len(mel), line.text, line.source, line.audio, line.language)
                 out.write(json.dumps(asdict(item)) + "\n")
                 flat.write(mel.tobytes())
                 offset += len(mel)
     os.replace(partial, index)
-    print(f"{name}: {len(entries)} utterances, {offset * HOP / SAMPLE_RATE / 3600:.2f} h", flush=True)
+    print(f"{name}: {len(lines)} utterances, {offset * HOP / SAMPLE_RATE / 3600:.2f} h", flush=True)
     return index
 
 
@@ -154,7 +155,12 @@ def _read(index: Path) -> tuple[dict[str, Any], list[Item]]:
     """What the cache says of itself, which may be nothing, and its items."""
     lines = [json.loads(line) for line in index.read_text("utf-8").splitlines()]
     about = lines.pop(0) if lines and "offset" not in lines[0] else {}
-    return about, [Item(**line) for line in lines]
+    try:
+        return about, [Item(**line) for line in lines]
+    except TypeError:
+        raise ValueError(
+            f"cache {index}: got another file, expected an index; has the cache a folder of its own?"
+        ) from None
 
 
 def _check(index: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -167,7 +173,7 @@ def _digest(manifest: Path) -> str:
     return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="compute the feature cache of manifests")
     parser.add_argument("manifests", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache")
@@ -176,10 +182,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--versions", type=int, default=0, help="so many more, as heard elsewhere: NAME_v1, ...")
     parser.add_argument("--noise", type=Path, help="folder of recorded noise for the versions")
     args = parser.parse_args(argv)
-    for version in range(args.versions + 1):
-        for manifest in args.manifests:
-            build(manifest, args.out, args.mels, args.workers, version, args.noise)
+    try:
+        for version in range(args.versions + 1):
+            for manifest in args.manifests:
+                build(manifest, args.out, args.mels, args.workers, version, args.noise)
+    except (ValueError, OSError) as error:
+        print(f"cache: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.config import HOP, SAMPLE_RATE, SUBSAMPLING
+from models.config import HOP, SAMPLE_RATE, SUBSAMPLING, ModelConfig
+from models.features_np import per_feature
 from models.tokenizer import Tokenizer
 from models.training import cache
+from models.training.manifest import ManifestError, Spelling
+from models.training.text import normalize
 
 FRAMES_PER_S = SAMPLE_RATE // HOP
 ROUND_FRAMES = 64  # batches are padded to multiples of this, so that few shapes occur
@@ -41,6 +45,7 @@ class Utterance:
     ids: tuple[int, ...]
     text: str
     source: str
+    prompt: int  # of its language; 0 for a model without
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,17 @@ class Batch:
     frames: Tensor  # [B] int64, mel frames
     ids: Tensor  # [B, U] int64
     id_lengths: Tensor  # [B] int64
+    prompts: Tensor  # [B] int64
     texts: tuple[str, ...]
     sources: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same where the model is."""
+        tensors = {
+            f.name: value for f in dataclasses.fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return dataclasses.replace(self, **moved)
 
     @property
     def seconds(self) -> float:
@@ -69,18 +83,33 @@ class Corpus:
     """The usable utterances of some cached manifests, in memory-mapped features."""
 
     def __init__(
-        self, folder: Path, names: Sequence[str], tokenizer: Tokenizer, max_s: float = 25.0, mels: int = 80
+        self,
+        folder: Path,
+        names: Sequence[str],
+        tokenizer: Tokenizer,
+        config: ModelConfig,
+        max_s: float = math.inf,
+        plain: bool = False,
     ) -> None:
         self.parts: list[np.ndarray] = []
         self.utterances: list[Utterance] = []
         self.skipped = 0
+        self._per_feature = config.normalize == "per_feature"
+        # convolutions that see ahead take as many frames as there are, or they would give more than the mask knows
+        self._round = ROUND_FRAMES if config.causal_subsampling else 1
+        said: Callable[[str], str] = normalize if plain else str
+        prompts = config.num_prompts > 0
         for part, name in enumerate(names):
-            frames, items = cache.load(folder, name, mels)
+            frames, items = cache.load(folder, name, config.mels)
             self.parts.append(frames)
+            if faults := Spelling(tokenizer).faults((row, said(item.text)) for row, item in enumerate(items, 1)):
+                raise ManifestError(f"cache {name}", faults)
             for item in items:
-                ids = tuple(tokenizer.encode(item.text))
+                text = said(item.text)
+                ids, prompt = tuple(tokenizer.encode(text)), config.prompt_index(item.language if prompts else None)
                 if fits_ctc(ids, item.frames) and item.frames <= max_s * FRAMES_PER_S:
-                    self.utterances.append(Utterance(part, item.offset, item.frames, ids, item.text, item.source))
+                    place = (part, item.offset, item.frames)
+                    self.utterances.append(Utterance(*place, ids, text, item.source, prompt or 0))
                 else:
                     self.skipped += 1
 
@@ -121,20 +150,23 @@ class Corpus:
     ) -> Batch:
         """The rows of a batch, longest first, augmented when both `rng` and `augment` are given."""
         rows = sorted((self.utterances[i] for i in indices), key=lambda u: -u.frames)
-        places = -(-rows[0].frames // ROUND_FRAMES) * ROUND_FRAMES
+        places = -(-rows[0].frames // self._round) * self._round
         mel = np.zeros((len(rows), places, self.parts[0].shape[1]), np.float32)
         ids = np.zeros((len(rows), max(len(u.ids) for u in rows)), np.int64)
         for row, u in enumerate(rows):
-            part = self.parts[u.part][u.offset : u.offset + u.frames]
-            mel[row, : u.frames] = part
+            part = self.parts[u.part][u.offset : u.offset + u.frames].astype(np.float32)
+            mel[row, : u.frames] = per_feature(part) if self._per_feature else part
             ids[row, : len(u.ids)] = u.ids
             if rng is not None and augment is not None:
-                disturb(mel[row, : u.frames], rng, augment)
+                # of a gain, normalised features show nothing
+                how = dataclasses.replace(augment, gain_db=0.0) if self._per_feature else augment
+                disturb(mel[row, : u.frames], rng, how)
         return Batch(
             torch.from_numpy(mel),
-            torch.tensor([u.frames for u in rows]),
+            _whole([u.frames for u in rows]),
             torch.from_numpy(ids),
-            torch.tensor([len(u.ids) for u in rows]),
+            _whole([len(u.ids) for u in rows]),
+            _whole([u.prompt for u in rows]),
             tuple(u.text for u in rows),
             tuple(u.source for u in rows),
         )
@@ -150,6 +182,11 @@ class Corpus:
             if counts[source] <= per_source:
                 chosen.append(index)
         return sorted(chosen, key=lambda i: self.utterances[i].frames)
+
+
+def _whole(numbers: list[int]) -> Tensor:
+    """[n] int64 on the CPU, whatever torch's default device is."""
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
 def disturb(mel: np.ndarray, rng: np.random.Generator, augment: Augment) -> None:

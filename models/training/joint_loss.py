@@ -1,14 +1,14 @@
-"""The RNN-T loss from the joint's two inputs, without the joint's logits of a whole batch. Knows nothing of models.
+"""The RNN-T loss from the joint's two inputs, in forms that differ in what they hold. Knows nothing of models.
 
-Three forms that agree: `Batched` holds all logits at once and is the reference; `SampleWise` has one utterance's joint,
-softmax, loss and gradient at a time (Braun, McDermott, Hsiao 2022); `Tiled` has as many short utterances at a time, or
-as much of a long one, as hold a given number of cells (frame, label). Padding between utterances is never computed in
-the second, hardly in the third.
+`Batched` holds the logits of the whole batch and is the reference. `SampleWise` has one utterance's joint, softmax,
+loss and gradients at a time, without padding (Braun, McDermott, Hsiao 2022). `Tiled` has as many short utterances at a
+time, or as much of a long one, as hold a given number of cells (frame, label). `Kernels` does the same in Triton, for a
+GPU: no logit is ever written to memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.training.losses import label_index, rnnt_loss, ways
+from models.training.loss_kernels import KernelTiles
+from models.training.loss_tiles import Outcomes, Shares, Sums, Tile, TorchTiles
+from models.training.losses import rnnt_loss
 
-# activation -> itself, and its slope told by its value
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "relu": (torch.relu, lambda value: (value > 0).to(value.dtype)),
-    "sigmoid": (torch.sigmoid, lambda value: value * (1 - value)),
-    "tanh": (torch.tanh, lambda value: 1 - value * value),
-}
+ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +35,25 @@ class SampleWise:
 
 @dataclass(frozen=True, slots=True)
 class Tiled:
-    """At most `cells` cells' logits at a time; those of a longer utterance are computed twice."""
+    """At most `cells` cells' logits at a time; of a longer utterance all but the last tile are computed twice.
 
-    cells: int = 16_000
+    `lattice`: so many cells' alphas and betas at once, if that is more: fewer and longer steps, which a GPU wants, for
+    a joint that is computed twice.
+    """
+
+    cells: int = 8_000
+    lattice: int = 0
 
 
-Form = Batched | SampleWise | Tiled
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The same on a GPU, where hidden values and slopes of at most `cells` cells are in memory at a time."""
+
+    cells: int = 131_072
+    lattice: int = 8_000_000
+
+
+Form = Batched | SampleWise | Tiled | Kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +88,25 @@ def joint_loss(
     """The sum over rows of weight x -log P(labels).
 
     enc (B, T, H) and pred (B, U + 1, H) are the joint's projections of encoder and predictor; `row_weights` (B,), ones
-    by default. With `half` logits are products of bfloat16 numbers, summed in float32, and everything after them is
-    float32, the lattice float64. Gradients reach enc, pred, weight and bias.
+    by default. With `half` products are of bfloat16 numbers, summed in float32 (see loss_tiles.py for what is spared),
+    and everything after them is float32, the lattice float64; the reference has no halves. Gradients reach enc, pred,
+    weight and bias.
     """
-    weights = torch.ones(len(enc), device=enc.device, dtype=enc.dtype) if row_weights is None else row_weights
+    weights = torch.ones(len(enc), device=enc.device, dtype=_wide(enc)) if row_weights is None else row_weights
     if isinstance(form, Batched):
-        act, _ = ACTIVATIONS[output.activation]
-        hidden = act(enc[:, :, None] + pred[:, None])
-        logits = _linear(hidden, output.weight, output.bias, half)
+        last = Output(output.weight.to(_wide(enc)), output.bias.to(_wide(enc)), output.activation)
+        logits = all_logits(enc.to(_wide(enc)), pred.to(_wide(enc)), last)
         losses = rnnt_loss(logits, targets.labels, targets.frames, targets.label_lengths, fast_emit)
         return (losses * weights).sum()
-    most = form.cells if isinstance(form, Tiled) else None
-    how = _How(output.activation, targets, weights.detach(), fast_emit, half, most)
+    how = _How(output.activation, targets, weights.detach(), fast_emit, half, form)
     total: Tensor = _Fused.apply(enc, pred, output.weight, output.bias, how)
     return total
+
+
+def all_logits(enc: Tensor, pred: Tensor, output: Output) -> Tensor:
+    """(B, T, U + 1, V + 1)."""
+    hidden = ACTIVATIONS[output.activation](enc[:, :, None] + pred[:, None])
+    return F.linear(hidden, output.weight, output.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +116,34 @@ class _How:
     row_weights: Tensor
     fast_emit: float
     half: bool
-    most_cells: int | None  # None: one utterance at a time, however long
+    form: SampleWise | Tiled | Kernels
+
+    @property
+    def most_cells(self) -> int | None:
+        """Of a tile; None: one utterance, however long."""
+        return None if isinstance(self.form, SampleWise) else self.form.cells
+
+    @property
+    def group_cells(self) -> int | None:
+        """Of rows whose lattices are computed together."""
+        return None if isinstance(self.form, SampleWise) else max(self.form.cells, self.form.lattice)
 
 
 class _Fused(torch.autograd.Function):
-    """Loss and gradients group by group: logits live no longer than their group."""
+    """Loss and gradients group by group: logits live no longer than their tile."""
 
     @staticmethod
     def forward(ctx: Any, enc: Tensor, pred: Tensor, weight: Tensor, bias: Tensor, how: _How) -> Tensor:
-        wanted = any(ctx.needs_input_grad[:4])
-        grads = [torch.zeros_like(x, dtype=_wide(x)) for x in (enc, pred, weight, bias)] if wanted else []
+        given, wanted = (enc, pred, weight, bias), any(ctx.needs_input_grad[:4])
+        sums = Sums(*(torch.zeros_like(x, dtype=_wide(x)) for x in given)) if wanted else None
+        make = KernelTiles if isinstance(how.form, Kernels) else TorchTiles
+        work = make(weight.to(_wide(weight)), bias.to(_wide(bias)), how.activation, how.half)
         total = enc.new_zeros((), dtype=torch.double)
-        targets = how.targets
-        for rows in groups(targets.frames, targets.label_lengths, how.most_cells):
-            part = _Part(enc, pred, weight, bias, how, rows)
-            total += part.loss(grads)
-        ctx.save_for_backward(*(grad.to(x.dtype) for grad, x in zip(grads, (enc, pred, weight, bias), strict=False)))
+        for rows in groups(how.targets.frames, how.targets.label_lengths, how.group_cells):
+            total += _Group(enc, pred, how, rows, work).loss(sums)
+        if sums is not None:
+            found = (sums.enc, sums.pred, sums.weight, sums.bias)
+            ctx.save_for_backward(*(grad.to(x.dtype) for grad, x in zip(found, given, strict=True)))
         return total.to(_wide(enc))
 
     @staticmethod
@@ -124,79 +151,58 @@ class _Fused(torch.autograd.Function):
         return *(grad * slopes[0].to(grad.dtype) for grad in ctx.saved_tensors), None
 
 
-class _Part:
+class _Group:
     """Some rows, cut to the longest of them."""
 
-    def __init__(self, enc: Tensor, pred: Tensor, weight: Tensor, bias: Tensor, how: _How, rows: slice) -> None:
+    def __init__(self, enc: Tensor, pred: Tensor, how: _How, rows: slice, work: TorchTiles | KernelTiles) -> None:
         targets = how.targets
-        self.rows, self.how = rows, how
+        self.rows, self.how, self.work = rows, how, work
         self.frames, self.lengths = targets.frames[rows], targets.label_lengths[rows]
-        self.most_frames, self.most_labels = int(self.frames.max()), int(self.lengths.max())
-        self.enc = enc[rows, : self.most_frames]
-        self.pred = pred[rows, : self.most_labels + 1]
-        self.weight, self.bias = weight, bias
-        self.index = label_index(targets.labels[rows, : self.most_labels], self.most_frames)
-        self.act, self.slope = ACTIVATIONS[how.activation]
+        most_frames, most_labels = int(self.frames.max()), int(self.lengths.max())
+        self.enc, self.pred = enc[rows, :most_frames], pred[rows, : most_labels + 1]
+        self.labels = F.pad(targets.labels[rows, :most_labels], (0, 1))
 
-    def loss(self, grads: list[Tensor]) -> Tensor:
-        """The rows' weighted loss; their gradients are added to `grads` (enc, pred, weight, bias), if there are any."""
+    def loss(self, sums: Sums | None) -> Tensor:
+        """The rows' weighted loss; their gradients are added to `sums`, if there are any."""
         spans = self._spans()
-        kept = [self._logits(span) for span in spans] if len(spans) == 1 else []
-        blank, emit, norm = self._outcomes(spans, kept)
-        logp, by_blank, by_emit = ways(blank, emit, self.frames, self.lengths, self.how.fast_emit)
+        found = self._outcomes(spans)
+        logp, by_blank, by_emit = self.work.ways(found.blank, found.emit, self.frames, self.lengths, self.how.fast_emit)
         row_weights = self.how.row_weights[self.rows].double()
-        if grads:
+        if sums is not None:
             scale = row_weights[:, None, None]
-            shares = [(share * scale).to(norm.dtype) for share in (by_blank, by_emit)]
-            for span in spans:
-                self._add(grads, span, kept[0] if kept else self._logits(span), norm, shares)
+            shares = Shares(*((share * scale).to(found.norm.dtype) for share in (by_blank, by_emit)))
+            for span in reversed(spans):  # the last tile is still there
+                self._descend(span, found, shares, sums, again=span is not spans[-1])
         return -(logp * row_weights).sum()
 
     def _spans(self) -> list[slice]:
         """All frames, or as many at a time as there is room for."""
-        most, width = self.how.most_cells, len(self.enc) * (self.most_labels + 1)
-        step = self.most_frames if most is None else max(1, most // width)
-        return [slice(at, at + step) for at in range(0, self.most_frames, step)]
+        most, width = self.how.most_cells, self.pred[..., 0].numel()
+        frames = self.enc.shape[1]
+        step = frames if most is None else max(1, most // width)
+        return [slice(at, min(at + step, frames)) for at in range(0, frames, step)]
 
-    def _logits(self, span: slice) -> tuple[Tensor, Tensor]:
-        """(rows, span, U + 1, H) activations and (rows, span, U + 1, V + 1) logits."""
-        hidden = self.act(self.enc[:, span, None] + self.pred[:, None])
-        return hidden, _linear(hidden, self.weight, self.bias, self.how.half)
+    def _tile(self, span: slice) -> Tile:
+        return Tile(self.enc[:, span].to(_wide(self.enc)), self.pred.to(_wide(self.pred)), self.labels)
 
-    def _outcomes(self, spans: list[slice], kept: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows, T, U + 1) each: log-probabilities of blank and of the next label, and the log of the softmax's sum."""
+    def _outcomes(self, spans: list[slice]) -> Outcomes:
+        """Of all frames, (rows, T, U + 1)."""
         parts = []
         for span in spans:
-            _, logits = kept[0] if kept else self._logits(span)
-            norm = logits.logsumexp(-1)
-            parts.append((logits[..., -1] - norm, logits.gather(-1, self.index[:, span])[..., 0] - norm, norm))
-        blank, emit, norm = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-        return blank, emit, norm
+            tile = self._tile(span)
+            self.work.fill(tile)
+            parts.append(self.work.outcomes(tile))
+        return Outcomes(*(torch.cat([getattr(p, name) for p in parts], 1) for name in ("blank", "emit", "norm")))
 
-    def _add(
-        self, grads: list[Tensor], span: slice, made: tuple[Tensor, Tensor], norm: Tensor, shares: list[Tensor]
-    ) -> None:
-        """softmax x share of all ways, less the share where blank or label was taken; then back through the joint."""
-        hidden, logits = made
-        by_blank, by_emit = (share[:, span] for share in shares)
-        slope = logits.sub_(norm[:, span, :, None]).exp_().mul_((by_blank + by_emit)[..., None])
-        slope[..., -1] -= by_blank
-        slope.scatter_add_(-1, self.index[:, span], -by_emit[..., None])
-        enc, pred, weight, bias = grads
-        flat, wide = slope.flatten(0, 2), weight.dtype
-        bias += flat.sum(0).to(wide)
-        if self.how.half:
-            flat = flat.bfloat16()
-        weight += (flat.T @ hidden.flatten(0, 2).to(flat.dtype)).to(wide)
-        back = (flat @ self.weight.to(flat.dtype)).to(hidden.dtype).view_as(hidden).mul_(self.slope(hidden))
-        enc[self.rows, : self.most_frames][:, span] += back.sum(2).to(enc.dtype)
-        pred[self.rows, : self.most_labels + 1] += back.sum(1).to(pred.dtype)
-
-
-def _linear(hidden: Tensor, weight: Tensor, bias: Tensor, half: bool) -> Tensor:
-    if not half:
-        return F.linear(hidden, weight, bias)
-    return F.linear(hidden.bfloat16(), weight.bfloat16(), bias.bfloat16()).float()
+    def _descend(self, span: slice, found: Outcomes, shares: Shares, sums: Sums, *, again: bool) -> None:
+        tile = self._tile(span)
+        if again:
+            self.work.fill(tile)
+        enc = sums.enc[self.rows, : self.enc.shape[1]][:, span]
+        pred = sums.pred[self.rows, : self.pred.shape[1]]
+        here = Outcomes(found.blank[:, span], found.emit[:, span], found.norm[:, span])
+        there = Shares(shares.blank[:, span], shares.emit[:, span])
+        self.work.descend(tile, here, there, Sums(enc, pred, sums.weight, sums.bias))
 
 
 def _wide(x: Tensor) -> torch.dtype:

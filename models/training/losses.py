@@ -1,10 +1,14 @@
-"""The RNN-T loss with its exact gradient, and a plain slow reference beside it. Knows nothing of models."""
+"""The RNN-T loss of logits with its exact gradient, and the lattice below it. Knows nothing of models.
+
+`loss_reference.py` has the same as Graves wrote it, cell by cell.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NOTHING = -1e30  # log of zero, finite so that differences stay numbers
@@ -21,32 +25,25 @@ def rnnt_loss(logits: Tensor, labels: Tensor, frames: Tensor, label_lengths: Ten
 
 
 class _Transducer(torch.autograd.Function):
-    """Forward and backward variables over the lattice in float64, the gradient with respect to logits at once."""
+    """The gradient with respect to logits at once: softmax x share of all ways, less what was taken."""
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, labels: Tensor, frames: Tensor, label_lengths: Tensor, fast_emit: float
     ) -> Tensor:
-        norm = logits.logsumexp(-1)
-        index = label_index(labels, logits.shape[1])
-        blank = logits[..., -1] - norm
-        emit = logits.gather(-1, index)[..., 0] - norm
-        logp, by_blank, by_emit = ways(blank, emit, frames, label_lengths, fast_emit)
-        ctx.save_for_backward(logits, norm, by_blank.to(logits.dtype), by_emit.to(logits.dtype), index)
-        return -logp.to(logits.dtype)
+        logp = logits.log_softmax(-1)
+        index = F.pad(labels, (0, 1))[:, None, :, None].expand(-1, logits.shape[1], -1, 1)  # what comes next
+        found, by_blank, by_emit = ways(logp[..., -1], logp.gather(-1, index)[..., 0], frames, label_lengths, fast_emit)
+        ctx.save_for_backward(logp, by_blank.to(logits.dtype), by_emit.to(logits.dtype), index)
+        return -found.to(logits.dtype)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None, None]:
-        logits, norm, by_blank, by_emit, index = ctx.saved_tensors
-        gradient = (logits - norm[..., None]).exp_().mul_((by_blank + by_emit)[..., None])
+        logp, by_blank, by_emit, index = ctx.saved_tensors
+        gradient = logp.exp().mul_((by_blank + by_emit)[..., None])
         gradient[..., -1] -= by_blank
         gradient.scatter_add_(-1, index, -by_emit[..., None])
         return gradient.mul_(slopes[0][:, None, None, None]), None, None, None, None
-
-
-def label_index(labels: Tensor, frames: int) -> Tensor:
-    """Labels (B, U) as an index into logits (B, frames, U + 1, V + 1), for the label that comes next at each place."""
-    return torch.nn.functional.pad(labels, (0, 1))[:, None, :, None].expand(-1, frames, -1, 1)
 
 
 def ways(
@@ -57,13 +54,14 @@ def ways(
     blank and emit (B, T, U + 1): log-probabilities of both at each cell; all is computed and returned in float64.
     """
     at_end, inside = _outline(blank, frames, label_lengths)
-    emit = emit.double().masked_fill(~(inside & ~_last_label(blank, label_lengths)), NOTHING)
+    done = torch.arange(blank.shape[2], device=blank.device) >= label_lengths[:, None, None]
+    emit = emit.double().masked_fill(~inside | done, NOTHING)
     blank = blank.double().masked_fill(~inside, NOTHING)
-    alpha, beta = _alphas(blank, emit), _betas(blank, emit, at_end)
+    alpha, beta = _alphas_and_betas(blank, emit, frames, label_lengths)
     logp = beta[:, 0, 0]
     through = alpha - logp[:, None, None]
-    later = torch.nn.functional.pad(beta[:, 1:], (0, 0, 0, 1), value=NOTHING).masked_fill(at_end, 0.0)
-    further = torch.nn.functional.pad(beta[:, :, 1:], (0, 1), value=NOTHING)
+    later = F.pad(beta[:, 1:], (0, 0, 0, 1), value=NOTHING).masked_fill(at_end, 0.0)
+    further = F.pad(beta[:, :, 1:], (0, 1), value=NOTHING)
     return logp, (through + blank + later).exp(), (through + emit + further).exp() * (1.0 + fast_emit)
 
 
@@ -75,57 +73,40 @@ def _outline(cells: Tensor, frames: Tensor, label_lengths: Tensor) -> tuple[Tens
     return at_end, (t < frames[:, None, None]) & (u <= label_lengths[:, None, None])
 
 
-def _last_label(cells: Tensor, label_lengths: Tensor) -> Tensor:
-    """(B, 1, U + 1) bool: places where all labels have been emitted."""
-    return torch.arange(cells.shape[2], device=cells.device)[None, None, :] >= label_lengths[:, None, None]
+def _turned(cells: Tensor, frames: Tensor, label_lengths: Tensor) -> Tensor:
+    """Each row's rectangle in (B, T, U + 1) turned by half a circle; turned again it is as before."""
+    _, count, places = cells.shape
+    t = frames[:, None] - 1 - torch.arange(count, device=cells.device)
+    u = label_lengths[:, None] - torch.arange(places, device=cells.device)
+    index = t.clamp(min=0)[:, :, None] * places + u.clamp(min=0)[:, None, :]
+    turned = cells.flatten(1).gather(1, index.flatten(1)).view_as(cells)
+    return turned.masked_fill_((t < 0)[:, :, None] | (u < 0)[:, None, :], NOTHING)
 
 
-def _sums(emit: Tensor) -> Tensor:
-    """(B, T, U + 1): log-probability of emitting the first u labels at frame t, the impossible ones left out."""
-    real = emit.masked_fill(emit <= NOTHING / 2, 0.0)
-    return torch.nn.functional.pad(real.cumsum(-1)[..., :-1], (1, 0))
+def _alphas_and_betas(blank: Tensor, emit: Tensor, frames: Tensor, label_lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha[t, u] and beta[t, u]: log-probability of all ways to a cell, and from it to the row's end.
 
-
-def _alphas(blank: Tensor, emit: Tensor) -> Tensor:
-    """alpha[t, u]: log-probability of all ways to cell (t, u). One logcumsumexp over u for each frame:
-
-    alpha[t, u] = E[t, u] + log sum over k <= u of exp(alpha[t-1, k] + blank[t-1, k] - E[t, k]), E sums of emissions.
+    One anti-diagonal after the other, all rows at once. Betas are the alphas of the lattice turned round, where a step
+    costs what its destination says instead of its origin, and run beside them as rows of their own.
     """
-    sums = _sums(emit)
-    rows = [sums[:, 0]]
-    for t in range(1, blank.shape[1]):
-        rows.append(sums[:, t] + torch.logcumsumexp(rows[-1] + blank[:, t - 1] - sums[:, t], dim=-1))
-    return torch.stack(rows, 1)
+    rows, count, places = blank.shape
+    steps = count + places - 1
+    by_blank, by_emit = blank.new_full((2, steps, 2 * rows, places), NOTHING)  # what it costs to arrive so at a cell
+    arrive, say = _slanted(by_blank, count), _slanted(by_emit, count)
+    arrive[:rows, 1:], say[:rows, :, 1:] = blank[:, :-1], emit[:, :, :-1]
+    arrive[:rows, 0, 0] = 0.0
+    arrive[rows:], say[rows:] = (_turned(cells, frames, label_lengths) for cells in (blank, emit))
+    sums = blank.new_full((steps + 1, 2 * rows, places + 1), NOTHING)  # a place more to the left of all
+    sums[0, :, 1] = 0.0
+    for step in range(steps):
+        before, now = sums[step], sums[step + 1]
+        torch.logaddexp(before[:, 1:] + by_blank[step], before[:, :-1] + by_emit[step], out=now[:, 1:])
+    found = _slanted(sums[1:, :, 1:], count)
+    return found[:rows], _turned(found[rows:], frames, label_lengths)
 
 
-def _betas(blank: Tensor, emit: Tensor, at_end: Tensor) -> Tensor:
-    """beta[t, u]: log-probability of all ways from cell (t, u) to the end of its row."""
-    sums = _sums(emit)
-    ends = blank.masked_fill(~at_end, NOTHING)
-    later = torch.full_like(blank[:, 0], NOTHING)
-    rows = []
-    for t in range(blank.shape[1] - 1, -1, -1):
-        leave = torch.logaddexp(later + blank[:, t], ends[:, t]).clamp(min=NOTHING)
-        later = (torch.logcumsumexp((leave + sums[:, t]).flip(-1), dim=-1).flip(-1) - sums[:, t]).clamp(min=NOTHING)
-        rows.append(later)
-    return torch.stack(rows[::-1], 1)
-
-
-def slow_rnnt_loss(logits: Tensor, labels: Tensor, frames: Tensor, label_lengths: Tensor) -> Tensor:
-    """The definition, cell by cell; autograd gives its gradient. For tests."""
-    logp = logits.log_softmax(-1)
-    losses = []
-    for row in range(len(logits)):
-        t_count, u_count = int(frames[row]), int(label_lengths[row])
-        alpha: dict[tuple[int, int], Tensor] = {(0, 0): logits.new_zeros(())}
-        for t in range(t_count):
-            for u in range(u_count + 1):
-                ways = []
-                if t:
-                    ways.append(alpha[t - 1, u] + logp[row, t - 1, u, -1])
-                if u:
-                    ways.append(alpha[t, u - 1] + logp[row, t, u - 1, labels[row, u - 1]])
-                if ways:
-                    alpha[t, u] = torch.logsumexp(torch.stack(ways), 0)
-        losses.append(-(alpha[t_count - 1, u_count] + logp[row, t_count - 1, u_count, -1]))
-    return torch.stack(losses)
+def _slanted(diagonals: Tensor, frames: int) -> Tensor:
+    """(steps, rows, places) seen as (rows, frames, places): cell (t, u) lies in diagonal t + u at place u."""
+    _, rows, places = diagonals.shape
+    step, row, place = diagonals.stride()
+    return diagonals.as_strided((rows, frames, places), (row, step, step + place), diagonals.storage_offset())

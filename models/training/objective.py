@@ -45,10 +45,16 @@ def build(model: Model, mean: float, deviation: float, sample: Batch, counts: Te
                 last.weight.mul_((2.0 * model.config.layers) ** -0.5)
                 if last.bias is not None:
                     last.bias.zero_()
-        if model.config.ctc:
-            model.ctc.decoder_layers[0].weight.mul_(0.1)
-            share = (counts + 1.0) / (counts + 1.0).sum() * (1.0 - BLANK_SHARE)
-            model.ctc.decoder_layers[0].bias.copy_(torch.cat([share, torch.tensor([BLANK_SHARE])]).log())
+        start_ctc(model, counts)
+
+
+@torch.no_grad()
+def start_ctc(model: Model, counts: Tensor) -> None:
+    """A CTC head, where there is one, that knows nothing but how often each label occurs (`counts` [V])."""
+    if model.config.ctc:
+        model.ctc.decoder_layers[0].weight.mul_(0.1)
+        share = (counts + 1.0) / (counts + 1.0).sum() * (1.0 - BLANK_SHARE)
+        model.ctc.decoder_layers[0].bias.copy_(torch.cat([share, share.new_tensor([BLANK_SHARE])]).log())
 
 
 def _centre(model: Model, sample: Batch) -> None:
@@ -65,7 +71,7 @@ def _centre(model: Model, sample: Batch) -> None:
 
 
 def full_precision_subsampling(model: Model) -> None:
-    """Keeps the subsampling out of autocast: its depthwise convolutions are twice as fast in float32 (docs/log.md)."""
+    """Keeps the subsampling out of a CPU's autocast: its convolutions are twice as fast in float32 (docs/log.md)."""
     plain: Callable[..., Any] = model.encoder.pre_encode.forward
 
     def forward(*tensors: Any) -> Any:
@@ -84,7 +90,7 @@ def transducer_loss(
     """
     bf16, cells = limits
     f = model.joint.enc(enc)
-    start = torch.full((len(batch.ids), 1), model.config.blank)
+    start = batch.ids.new_full((len(batch.ids), 1), model.config.blank)
     h, c = model.start(len(batch.ids))
     spoken, _, _ = model.decoder.prediction(torch.cat([start, batch.ids], 1).T.contiguous(), h, c)
     g = model.joint.pred(spoken).transpose(0, 1)
@@ -95,27 +101,33 @@ def transducer_loss(
 
 
 def loss_of(model: Model, batch: Batch, context: tuple[int, int], stage: Stage, bf16: bool, cells: int) -> Tensor:
-    """Weighted losses per label of a batch, under one attention context."""
+    """The weighted losses of a batch under one attention context, summed over its rows."""
     between: list[Tensor] = []
     count = len(model.encoder.layers)
     inner = sorted({(count - 1) // 3, 2 * (count - 1) // 3}) if stage.inter_ctc_weight else []
     hooks = [model.encoder.layers[i].register_forward_hook(lambda *call: between.append(call[2])) for i in inner]
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with _half(batch, bf16):
         enc, frames = model.encoder.offline(batch.mel, batch.frames, context)
+        enc = model.with_prompt(enc, batch.prompts)
     for hook in hooks:
         hook.remove()
     loss = enc.new_zeros((), dtype=torch.float32)
     inner_weight = stage.inter_ctc_weight / max(1, len(between))
     for weight, hidden in [(stage.ctc_weight, enc), *((inner_weight, hidden) for hidden in between)]:
-        if weight:
+        if weight and model.config.ctc:
             loss = loss + weight * ctc_loss(model, hidden, frames, batch, bf16)
     if stage.rnnt_weight:
         loss = loss + stage.rnnt_weight * transducer_loss(model, enc.float(), frames, batch, stage, (bf16, cells))
-    return loss / batch.id_lengths.sum()
+    return loss
 
 
 def ctc_loss(model: Model, hidden: Tensor, frames: Tensor, batch: Batch, bf16: bool) -> Tensor:
     """Sum over the rows of -log P(labels) by the CTC head on encoder frames [B, T, D]."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with _half(batch, bf16):
         logprobs = model.ctc(hidden).transpose(0, 1)
     return F.ctc_loss(logprobs, batch.ids, frames, batch.id_lengths, model.config.blank, "sum", zero_infinity=True)
+
+
+def _half(batch: Batch, bf16: bool) -> torch.autocast:
+    """Matrix products in bfloat16 where the batch is, if so told."""
+    return torch.autocast(batch.mel.device.type, torch.bfloat16, enabled=bf16)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.training.settings import Settings
+from models.training.settings import Settings, Stage
 
 # The first six are kept by checkpoints; the others live as long as the process.
 PLACES = ("stage", "epoch", "batch", "step", "stage_step", "elapsed_s", "asked", "audio_s", "loss_sum", "losses")
@@ -25,7 +25,7 @@ class WorkerLost(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One batch that a worker has claimed."""
+    """One update that a worker has claimed: which batches of an epoch's plan it is made of."""
 
     stage: int
     epoch: int
@@ -37,7 +37,7 @@ class Progress:
 
     def __init__(self, told: Settings, context: Any) -> None:
         self._told = told
-        self._places = torch.zeros(len(PLACES), dtype=torch.float64).share_memory_()
+        self._places = torch.zeros(len(PLACES), dtype=torch.float64, device="cpu").share_memory_()
         self._owner = os.getpid()
         self._lock = context.RLock()
 
@@ -80,24 +80,33 @@ class Progress:
                 self.set("epoch", job.epoch + 1)
             return job
 
-    def pass_time(self, seconds: float) -> bool:
-        """Counts time towards the stage; true when the stage is over, the next one then being current."""
+    def pass_time(self, seconds: float) -> None:
+        """Counts time towards the stage; when that is over, the next one is current."""
         with self.locked():
             self.add("elapsed_s", seconds)
-            stage = int(self.get("stage"))
-            over = stage < len(self._told.stages) and self.get("elapsed_s") >= 60.0 * self._told.stages[stage].minutes
-            if over:
-                self.set("stage", stage + 1)
-                self.set("elapsed_s", 0)
-                self.set("stage_step", 0)
-            return over
+            self._advance()
+
+    def done(self, stage: Stage) -> float:
+        """How much of the current stage is over, 0 to 1."""
+        if stage.steps is not None:
+            return min(1.0, self.get("stage_step") / max(1, stage.steps))
+        assert stage.minutes is not None, "a stage has minutes or steps"
+        return min(1.0, self.get("elapsed_s") / max(1e-9, 60.0 * stage.minutes))
+
+    def _advance(self) -> None:
+        stage = int(self.get("stage"))
+        if stage < len(self._told.stages) and self.done(self._told.stages[stage]) >= 1.0:
+            self.set("stage", stage + 1)
+            self.set("elapsed_s", 0)
+            self.set("stage_step", 0)
 
     def heard(self, audio_s: float, loss: float) -> None:
-        """Counts one update, under the lock of its caller."""
+        """Counts one update, under the lock of its caller, towards the stage too."""
         for name in ("step", "stage_step", "losses"):
             self.add(name, 1)
         self.add("audio_s", audio_s)
         self.add("loss_sum", loss)
+        self._advance()
 
     def take_report(self) -> tuple[float, float]:
         """Seconds of audio and mean loss since the last report."""

@@ -1,32 +1,23 @@
-"""A run's averaged weights as a model folder (models/store.py), in float16. Knows nothing of the loop."""
+"""A run's averaged weights as a model: our folder (models/store.py) in float16, or a .nemo file that NeMo restores.
+
+Knows nothing of the loop.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from torch import Tensor, float16
 
-from models import store
+from models import nemo, store
 from models.config import ModelConfig
-from models.features_np import filterbank, window
 from models.tokenizer import Tokenizer
+from models.training.checkpoint import RunFolder
 from models.transducer import Model
-
-CHECKPOINT, TOKENIZER = "checkpoint.pt", "tokenizer.model"
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A released folder's weights in float32, by name."""
-    return store.load_folder(folder)[0].state_dict()
-
-
-def set_features(model: Model) -> None:
-    """Gives the model the filterbank and window that its training features were made with."""
-    model.preprocessor.featurizer.fb.copy_(torch.from_numpy(filterbank(model.config.mels))[None])
-    model.preprocessor.featurizer.window.copy_(torch.from_numpy(window()))
+from models.weights import model_of
 
 
 def averaged(run: Path, kind: str | None = None) -> tuple[Model, Tokenizer]:
@@ -34,41 +25,44 @@ def averaged(run: Path, kind: str | None = None) -> tuple[Model, Tokenizer]:
 
     `kind` "ctc" leaves the transducer of a hybrid model away, for a run whose transducer has not been trained yet.
     """
-    state = torch.load(run / CHECKPOINT, weights_only=True)
-    values, weights = dict(state["model"]), state["arena"]["ema"]
-    if kind == "ctc" and values["kind"] == "hybrid":
-        values |= {"kind": "ctc", "predictor_hidden": 0, "predictor_layers": 0, "joint_hidden": 0}
-        weights = {name.replace("ctc_decoder.", "decoder."): w for name, w in weights.items() if _outside(name)}
-    elif kind not in (None, values["kind"]):
-        raise ValueError(f"release.kind: got {kind!r}, expected {values['kind']} or, for a hybrid model, ctc")
-    model = Model(ModelConfig.from_dict(values)).eval()
-    set_features(model)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
-    return model, Tokenizer.from_sentencepiece((run / TOKENIZER).read_bytes())
+    config, weights, tokenizer = RunFolder(run).averaged()
+    if kind == "ctc" and config.kind == "hybrid":
+        config, weights = _ctc_alone(config, weights)
+    elif kind not in (None, config.kind):
+        raise ValueError(f"release.kind: got {kind!r}, expected {config.kind} or, for a hybrid model, ctc")
+    return model_of(config, weights, str(run)), tokenizer
 
 
-def _outside(name: str) -> bool:
-    return not name.startswith(("decoder.", "joint."))
+def _ctc_alone(config: ModelConfig, weights: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
+    alone = replace(config, kind="ctc", predictor_hidden=0, predictor_layers=0, joint_hidden=0)
+    kept = {name: w for name, w in weights.items() if not name.startswith(("decoder.", "joint."))}
+    return alone, {name.replace("ctc_decoder.", "decoder."): w for name, w in kept.items()}
 
 
 def release(run: Path, out: Path, kind: str | None = None, name: str | None = None) -> None:
-    """Writes the averaged model to the folder `out`, under another `name` than the run's where one is given."""
+    """Writes the averaged model to `out`, under another `name` than the run's where one is given."""
     model, tokenizer = averaged(run, kind)
     if name:
         model.config = replace(model.config, name=name)
-    store.save(model, tokenizer, out, torch.float16)
+    if out.suffix == ".nemo":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        nemo.save_nemo(model, tokenizer, out)
+    else:
+        store.save(model, tokenizer, out, float16)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="release a run's averaged weights")
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("out", type=Path, help="model folder to write, or a .nemo file")
     parser.add_argument("--kind", choices=("hybrid", "ctc"), help="ctc: without the transducer of a hybrid model")
     parser.add_argument("--name", help="what the model is called (default: as in the run's configuration)")
     args = parser.parse_args(argv)
-    release(args.run, args.out, args.kind, args.name)
+    try:
+        release(args.run, args.out, args.kind, args.name)
+    except (ValueError, OSError) as error:
+        print(f"release: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

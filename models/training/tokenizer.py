@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from models.tokenizer import train_bpe
+from models.training.manifest import texts
+from models.training.text import normalize
 
 NAME = "tokenizer"  # FOLDER/tokenizer.model is what a run reads
 
 
-def texts(manifest: Path) -> Iterator[str]:
-    """What is said in each line of a manifest."""
-    for number, line in enumerate(manifest.read_text("utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
-            text = None
-        if not isinstance(text, str):
-            raise ValueError(f"{manifest} line {number}: got {line[:40]!r}, expected JSON with a text")
-        yield text
-
-
-def build(manifests: list[Path], vocab_size: int, folder: Path) -> Path:
-    """Train the pieces and write them to the folder; returns the model's file."""
-    sentences = [text for manifest in manifests for text in texts(manifest)]
+def build(manifests: list[Path], vocab_size: int, folder: Path, plain: bool = False) -> Path:
+    """Train the pieces and write them to the folder; returns the model's file. `plain` normalises the texts first."""
+    sentences = [normalize(text) if plain else text for manifest in manifests for text in texts(manifest)]
     try:
         train_bpe(sentences, vocab_size, folder / NAME)
     except RuntimeError as error:  # SentencePiece's only type; mostly too little text for so many pieces
@@ -42,9 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
     parser.add_argument("--vocab", type=int, default=256, metavar="N", help="pieces (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of tokenizer.model")
+    parser.add_argument("--plain", action="store_true", help="normalise the texts, as `text: plain` of a run does")
     args = parser.parse_args(argv)
     try:
-        print(build(args.manifests, args.vocab, args.out))
+        print(build(args.manifests, args.vocab, args.out, args.plain))
     except (ValueError, OSError) as error:
         print(f"tokenizer: {error}", file=sys.stderr)
         return 1

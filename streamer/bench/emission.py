@@ -42,6 +42,8 @@ class Emission:
         """How many; they are numbered from 0 without a gap."""
         self.broken = 0
         """Stable words that changed all the same."""
+        self.revised = 0
+        """Words that changed or went away after they had been shown."""
         self._shown: list[_Shown] = []
 
     def partial(self, message: dict[str, Any], now: float) -> float:
@@ -72,12 +74,14 @@ class Emission:
     def _show(self, texts: Sequence[str], stable: int, now: float) -> None:
         shown = self._shown
         self.broken += sum(one.stable is not None for one in shown[len(texts) :])
+        self.revised += len(shown[len(texts) :])
         del shown[len(texts) :]
         for place, text in enumerate(texts):
             if place == len(shown):
                 shown.append(_Shown(text, now))
             elif shown[place].text != text:
                 self.broken += shown[place].stable is not None
+                self.revised += 1
                 shown[place] = _Shown(text, now)
             if place < stable and shown[place].stable is None:
                 shown[place].stable = now

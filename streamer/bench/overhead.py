@@ -16,8 +16,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +29,14 @@ SAMPLES = 320  # of a message, at 16 kHz
 SETTLE_S = 1.0  # from the first message to the first that counts
 CHUNK_MESSAGES = 4
 GOLDEN = 0.618034
-OPEN_S = 10.0  # that connections may take to be ready
+WAIT_S = 60.0  # on a machine that is busy: for connections to be ready or gone, for an answer
 STOP_S = 20.0
 PATH = "/v1/stream?latency=80"
 DAEMON, READER = "daemon", "reader"
+
+
+class OverheadFailed(Exception):
+    """A server does not do what is to be measured; the text is one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +60,24 @@ class Server:
 
     def steps(self) -> int:
         """Steps so far, as its /metrics says; 0 for one without steps."""
+        return self._count(r"^streamer_steps_total\{.*\} (\S+)$")
+
+    def streams(self) -> int:
+        """Streams that are open now; 0 for one that does not count them."""
+        return self._count(r"^streamer_streams (\S+)$")
+
+    def _count(self, line: str) -> int:
         if self.kind != DAEMON:
             return 0
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
         try:
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()
+        except TimeoutError:
+            raise OverheadFailed(f"{self.kind}: got no answer from /metrics in {WAIT_S:.0f} s, expected one") from None
         finally:
             connection.close()
-        return sum(int(float(count)) for count in re.findall(r"^streamer_steps_total\{.*\} (\S+)$", text, re.M))
+        return sum(int(float(count)) for count in re.findall(line, text, re.M))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +121,9 @@ def serving(kind: str, streams: int, python_path: str = "") -> Iterator[Server]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     try:
         assert process.stdout is not None
-        yield Server(kind, process.pid, int(process.stdout.readline()))
+        if not (port := process.stdout.readline()):
+            raise OverheadFailed(f"{kind}: got its end, expected the number of its port; standard error has why")
+        yield Server(kind, process.pid, int(port))
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -121,51 +136,76 @@ def serving(kind: str, streams: int, python_path: str = "") -> Iterator[Server]:
 async def under_load(server: Server, streams: int, seconds: float) -> Run:
     """Real-time clients, their chunks spread evenly over 80 ms and their messages over 20 ms."""
     heard: Counter[str] = Counter()
-    links = await _opened(server, streams, heard)
-    message = frame(BINARY, os.urandom(2 * SAMPLES))
-    for link, phase in zip(links, _phases(streams), strict=True):
-        link.say(message * int(phase))
-    await _talk(links, message, SETTLE_S)
-    before, steps, began = heard.total(), server.steps(), time.perf_counter()
-    loop_s, others_s = server.cpu_s()
-    await _talk(links, message, seconds)
-    after = server.cpu_s()
-    passed = time.perf_counter() - began
-    count = round(seconds / MESSAGE_S) * streams
-    run = Run(passed, count, heard.total() - before, server.steps() - steps, after[0] - loop_s, after[1] - others_s)
-    for link in links:
-        link.drop()
-    if wrong := {kind: heard[kind] for kind in ("error", "refused", "lost") if heard[kind]}:
-        raise RuntimeError(f"{server.kind}: got {wrong} under load, expected none")
+    async with _connected(server, streams, heard) as links:
+        message = frame(BINARY, os.urandom(2 * SAMPLES))
+        for link, phase in zip(links, _phases(streams), strict=True):
+            link.say(message * int(phase))
+        await _talk(links, message, SETTLE_S)
+        before, steps, began = heard.total(), server.steps(), time.perf_counter()
+        loop_s, others_s = server.cpu_s()
+        await _talk(links, message, seconds)
+        after = server.cpu_s()
+        passed = time.perf_counter() - began
+        count = round(seconds / MESSAGE_S) * streams
+        run = Run(passed, count, heard.total() - before, server.steps() - steps, after[0] - loop_s, after[1] - others_s)
+        if wrong := _wrong(heard):
+            raise OverheadFailed(f"{server.kind}: got {wrong} under load, expected none")
     return run
 
 
 async def at_rest(server: Server, streams: int, seconds: float) -> Run:
     """The same with clients that say nothing."""
-    links = await _opened(server, streams, Counter())
-    await asyncio.sleep(2 * SETTLE_S)  # longer than the pause after which hanging words are final
-    before, began = server.cpu_s(), time.perf_counter()
-    await asyncio.sleep(seconds)
-    after = server.cpu_s()
-    run = Run(time.perf_counter() - began, 0, 0, 0, after[0] - before[0], after[1] - before[1])
-    for link in links:
-        link.drop()
-    return run
+    async with _connected(server, streams, Counter()):
+        await asyncio.sleep(2 * SETTLE_S)  # longer than the pause after which hanging words are final
+        before, began = server.cpu_s(), time.perf_counter()
+        await asyncio.sleep(seconds)
+        after = server.cpu_s()
+        return Run(time.perf_counter() - began, 0, 0, 0, after[0] - before[0], after[1] - before[1])
 
 
-async def _opened(server: Server, streams: int, heard: Counter[str]) -> list[Lean]:
+@asynccontextmanager
+async def _connected(server: Server, streams: int, heard: Counter[str]) -> AsyncIterator[list[Lean]]:
+    """Clients that are ready. At the end the server has their places free again, for those of the next run."""
+
     def told(_: Lean, kind: str, end: float) -> None:
         del end
         heard[kind] += 1
 
     links = []
-    for _ in range(streams):
-        _, link = await asyncio.get_running_loop().create_connection(lambda: Lean(PATH, told), "127.0.0.1", server.port)
-        links.append(link)
-    async with asyncio.timeout(OPEN_S):
-        while not all(link.ready for link in links):
-            await asyncio.sleep(0.01)
-    return links
+    try:
+        loop = asyncio.get_running_loop()
+        for _ in range(streams):
+            _, link = await loop.create_connection(lambda: Lean(PATH, told), "127.0.0.1", server.port)
+            links.append(link)
+        await _all_ready(server, links, heard)
+        yield links
+    finally:
+        for link in links:
+            link.drop()
+        await _all_gone(server)
+
+
+async def _all_ready(server: Server, links: Sequence[Lean], heard: Counter[str]) -> None:
+    until = time.perf_counter() + WAIT_S
+    while (ready := sum(link.ready for link in links)) < len(links):
+        if (wrong := _wrong(heard)) or time.perf_counter() > until:
+            got = wrong or f"no more in {WAIT_S:.0f} s"
+            raise OverheadFailed(f"{server.kind}: got {ready} ready connections and {got}, expected {len(links)}")
+        await asyncio.sleep(0.01)
+
+
+async def _all_gone(server: Server) -> None:
+    until = time.perf_counter() + WAIT_S
+    while streams := server.streams():
+        if time.perf_counter() > until:
+            left = f"{streams} open streams {WAIT_S:.0f} s after their clients left"
+            raise OverheadFailed(f"{server.kind}: got {left}, expected none")
+        await asyncio.sleep(0.01)
+
+
+def _wrong(heard: Counter[str]) -> str:
+    """What came that is neither words nor their beginning or end."""
+    return ", ".join(f"{heard[kind]} x {kind}" for kind in ("error", "refused", "lost") if heard[kind])
 
 
 def _phases(count: int) -> list[float]:

@@ -1,16 +1,16 @@
-"""`streamer eval`: word error rate over a manifest, overall and for each source."""
+"""`streamer eval`: word error rate over a manifest, overall and for each source; with `--timing`, when words came."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import unicodedata
 from collections import defaultdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.training.text import normalize
 from streamer.commands import FAILED, OK, TAIL_MS, CommandError, add_model_flags, command, say, whole
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def add(commands: Any) -> None:
         """
         streamer eval --manifest corpus/test.jsonl --latency 560
         streamer eval --manifest m.jsonl --audio-root /data --limit 100 --json | tail -n 1
+        streamer eval --manifest corpus/dev.jsonl --latency 80 --timing
         """,
     )
     add_model_flags(parser)
@@ -50,6 +51,15 @@ def add(commands: Any) -> None:
         help=f"silence after each recording (default: {TAIL_MS})",
     )
     parser.add_argument(
+        "--timing",
+        nargs="?",
+        const="",
+        metavar="M",
+        help="also how long after its end a word was seen, stable and final. Lines of the manifest may say when words "
+        "were spoken (`words`: word, start, end); for the others a model with a CTC head does, with torch: M, or the "
+        "model itself",
+    )
+    parser.add_argument(
         "--json",
         action="store_true",
         help="also one JSON object for each recording, as they get ready: not in the manifest's order",
@@ -67,8 +77,16 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"{args.manifest}: no line to evaluate")
     recordings = Recordings(args.audio_root or args.manifest.parent)
     listener = open_listener(args, args.tail_ms)
+    timing: dict[str, Any] = {}
     try:
-        heard = hear(entries, recordings, listener, args.json)
+        if args.timing is None:
+            heard = hear(entries, recordings, listener, args.json)
+        else:
+            from streamer.commands import timing as times
+
+            watch = times.Watch(listener)
+            heard = hear(entries, recordings, watch, args.json)
+            timing = times.measure(entries, heard, watch, times.Times(recordings, args.timing or args.model))
     finally:
         listener.close()
         recordings.close()
@@ -81,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
         "audio_seconds": round(sum(transcript.duration_s for transcript in heard.values()), 2),
     }
     table(scores)
-    print(json.dumps({**scores, **about}), flush=True)
+    if timing:
+        times.table(timing)
+    print(json.dumps({**scores, **about, **({"timing": timing} if timing else {})}), flush=True)
     return OK if len(heard) == len(entries) else FAILED
 
 
@@ -104,17 +124,6 @@ def hear(entries: list[Entry], recordings: Recordings, listener: Listener, as_js
             if as_json:
                 print(json.dumps(entry.fields | {"pred_text": transcript.text}, ensure_ascii=False), flush=True)
     return heard
-
-
-def normalize(text: str) -> str:
-    """Lower case, no punctuation but the apostrophe, one blank between words; letters composed, their marks kept."""
-    plain = unicodedata.normalize("NFC", text.lower().replace("\u2019", "'"))
-    return " ".join("".join(letter if _spoken(letter) else " " for letter in plain).split())
-
-
-def _spoken(letter: str) -> bool:
-    """Part of a word. Marks are: Hindi, Thai and others write vowels with them, and not all compose."""
-    return letter.isalnum() or letter == "'" or unicodedata.category(letter).startswith("M")
 
 
 def score(entries: list[Entry], heard: dict[int, str]) -> dict[str, Any]:

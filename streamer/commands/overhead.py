@@ -35,14 +35,18 @@ def run(args: argparse.Namespace) -> int:
     """Both servers by turns under the load, then the daemon at rest."""
     if not SCHEDSTAT.exists():
         raise CommandError(f"{SCHEDSTAT}: is not there, expected a Linux that counts each thread's time")
-    from streamer.bench.overhead import DAEMON, READER, at_rest, compare, serving, table
+    from streamer.bench.overhead import DAEMON, READER, OverheadFailed, at_rest, compare, serving, table
 
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        servers = {kind: stack.enter_context(serving(kind, args.streams)) for kind in (DAEMON, READER)}
-        rest = {streams: asyncio.run(at_rest(servers[DAEMON], streams, args.seconds)) for streams in (0, args.streams)}
-        runs = compare(servers, args.streams, args.seconds, args.rounds)
+    count, seconds = args.streams, args.seconds
+    try:
+        with ExitStack() as stack:
+            servers = {kind: stack.enter_context(serving(kind, count)) for kind in (DAEMON, READER)}
+            rest = {streams: asyncio.run(at_rest(servers[DAEMON], streams, seconds)) for streams in (0, count)}
+            runs = compare(servers, count, seconds, args.rounds)
+    except OverheadFailed as failed:
+        raise CommandError(str(failed)) from None
     text = table(runs, rest, args.streams)
     print(text, end="")
     if args.out:

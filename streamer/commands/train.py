@@ -21,10 +21,18 @@ def add(commands: Any) -> None:
         "train",
         "train a model (needs the extra train)",
         """
-        streamer train --config models/training/default.yaml
+        streamer train --config models/training/tune.yaml init=model.nemo train=[mine.jsonl] dev=dev.jsonl
+        streamer train --config mine.yaml stages.tune.peak_lr=1e-4 run=runs/slower
+        torchrun --nproc-per-node 2 -m models.training.trainer --config mine.yaml accumulate=2
         """,
     )
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="YAML file: data, model, schedule")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.sub=value",
+        help="changes a value of the file; an item of a list goes by its number or name, as in stages.0.peak_lr=1e-4",
+    )
     parser.set_defaults(run=run)
 
 
@@ -38,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from models.training.progress import WorkerLost
 
     try:
-        wanted = settings.load(args.config)
+        wanted = settings.load(args.config, args.overrides)
     except ValueError as error:
         raise CommandError(f"--config {args.config}: {error}", USAGE) from None
     check_files(wanted)
@@ -51,9 +59,13 @@ def run(args: argparse.Namespace) -> int:
 
 def check_files(wanted: Settings) -> None:
     """What the steps before this one leave behind (docs/training.md), said by the name of the missing step."""
-    if not Path(wanted.tokenizer).is_file():
+    if wanted.tokenizer and not Path(wanted.tokenizer).is_file():
         raise CommandError(f"tokenizer {wanted.tokenizer}: no such file; python -m models.training.tokenizer makes it")
+    if wanted.init and not Path(wanted.init).exists():
+        raise CommandError(f"init {wanted.init}: no such file, expected a .nemo file or a model folder")
     for name in (*wanted.train, wanted.dev):
+        if name.endswith(".jsonl") and not Path(name).is_file():
+            raise CommandError(f"manifest {name}: no such file")
         index = Path(wanted.cache) / f"{name}.jsonl"
-        if not index.is_file():
+        if not name.endswith(".jsonl") and not index.is_file():
             raise CommandError(f"cache {index}: no such file; python -m models.training.cache makes it")

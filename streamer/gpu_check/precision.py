@@ -82,7 +82,8 @@ def _heard(
 
 def wer(said: tuple[Said, ...], texts: list[str]) -> float:
     """Percent of the reference's words."""
-    from streamer.commands.evaluate import error_rate, normalize
+    from models.training.text import normalize
+    from streamer.commands.evaluate import error_rate
 
     rate = error_rate([(normalize(one.entry.text), normalize(text)) for one, text in zip(said, texts, strict=True)])
     return round(100 * (rate or 0.0), 3)

@@ -26,6 +26,7 @@ from models.transducer import Model
 from streamer.backends.base import BackendError
 from streamer.backends.trt_folder import Sidecar, config_hash, most_slots, ports, profiles_of
 from tests.artefacts import checkpoint
+from tests.conftest import uncollected
 from tests.models.golden import loaded
 from tests.trt import Compute, in_onnxruntime, in_torch, new_arena
 
@@ -37,7 +38,8 @@ FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorPr
 def graph(name: str, chunk: int, precision: str) -> Path:
     """The exported step of a golden model; gone with the process."""
     path = Path(_folder().name) / f"{name}-{chunk}-{precision}.onnx"
-    step_onnx(loaded(name)[0], chunk, precision, path)
+    with uncollected():
+        step_onnx(loaded(name)[0], chunk, precision, path)
     return path
 
 
@@ -82,7 +84,8 @@ def test_the_parser_takes_the_114_m_model_as_one_piece(tmp_path: Path) -> None:
     model = Model(config).eval().requires_grad_(False)
     assert 105e6 < sum(value.numel() for value in model.encoder.parameters()) < 115e6
     path = tmp_path / "114m.onnx"
-    step_onnx(model, 2, "bf16", path)
+    with uncollected():
+        step_onnx(model, 2, "bf16", path)
     supported, pieces, layers = parsed(path)
     assert (supported, pieces) == (True, 1)
     assert layers > 4000
@@ -168,7 +171,8 @@ def test_tensorrt_builds_a_folder_of_engines_without_a_gpu(tmp_path: Path) -> No
     out = tmp_path / "engines"
     model, tokenizer = load(checkpoint("prompt_hybrid"))
     options = Options("bf16", buckets=(8, 1), keep_onnx=True)
-    assert export_model(checkpoint("prompt_hybrid"), out, options) == out
+    with uncollected():
+        assert export_model(checkpoint("prompt_hybrid"), out, options) == out
     sidecar = Sidecar.read(out)
     sidecar.check_files(out)
     assert (sidecar.hash, sidecar.config) == (fingerprint(model), config_hash(model.config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -66,6 +67,13 @@ def cut(model: Model, frames: Tensor, widths: list[int]) -> Said:
     return out
 
 
+@cache
+def whole(case: Case) -> Said:
+    """Decoded as one piece."""
+    model, frames = prompted(case)
+    return cut(model, frames, [frames.shape[1]])
+
+
 TRANSDUCERS = tuple(case for case in STREAMED if golden.loaded(case.model)[0].config.transducer)
 FIRST = tuple(case for case in STREAMED if case.clip == "speech" and case.context == first_context(case.model))
 
@@ -73,7 +81,7 @@ FIRST = tuple(case for case in STREAMED if case.clip == "speech" and case.contex
 @pytest.mark.parametrize("case", TRANSDUCERS, ids=str)
 def test_the_window_form_says_what_the_plain_loop_says(case: Case) -> None:
     model, frames = prompted(case)
-    assert cut(model, frames, [frames.shape[1]]) == plain_loop(model, frames[0])
+    assert whole(case) == plain_loop(model, frames[0])
 
 
 @pytest.mark.parametrize("case", FIRST, ids=str)
@@ -81,7 +89,7 @@ def test_the_window_form_says_what_the_plain_loop_says(case: Case) -> None:
 @given(widths=st.lists(st.integers(1, 17), min_size=1, max_size=6))
 def test_frames_may_be_cut_anywhere(case: Case, widths: list[int]) -> None:
     model, frames = prompted(case)
-    assert cut(model, frames, widths) == cut(model, frames, [frames.shape[1]])
+    assert cut(model, frames, widths) == whole(case)
 
 
 def test_a_duration_that_passes_the_chunks_end_skips_frames_of_the_next() -> None:
@@ -159,6 +167,16 @@ SHORTER = (0, 197, 1280, 12345)  # samples cut off the end: few, so that every d
 ROW = st.tuples(st.sampled_from(golden.CLIPS), st.sampled_from(SHORTER), IDLE)
 
 
+def begun(clip: str, shorter: int) -> np.ndarray:
+    return golden.clip(clip)[: max(0, len(golden.clip(clip)) - shorter)]
+
+
+@cache
+def alone(case: Case, clip: str, shorter: int, prompt: int | None) -> Heard:
+    """The recording in a stream of its own."""
+    return stream(golden.loaded(case.model)[0], begun(clip, shorter), case.context, prompt)
+
+
 @pytest.mark.parametrize("case", [case for case in STREAMED if case.clip == "speech"], ids=str)
 @settings(max_examples=5, deadline=None)
 @given(rows=st.lists(ROW, min_size=2, max_size=4))
@@ -168,18 +186,18 @@ def test_rows_of_any_length_and_phase_hear_in_company_what_they_hear_alone(
     model, _ = golden.loaded(case.model)
     streams = Stream(model, case.context)
     languages = [index for _, index in model.config.prompts] or [None]
-    pcm = [golden.clip(clip)[: max(0, len(golden.clip(clip)) - shorter)] for clip, shorter, _ in rows]
+    pcm = [begun(clip, shorter) for clip, shorter, _ in rows]
     prompts = [languages[i % len(languages)] for i in range(len(rows))]
     listeners = [
         Listener(pieces(audio, streams.chunk), prompt, idle)
         for audio, prompt, (_, _, idle) in zip(pcm, prompts, rows, strict=True)
     ]
-    for audio, prompt, heard in zip(pcm, prompts, together(streams, listeners), strict=True):
-        alone = stream(model, audio, case.context, prompt)
-        assert said([token for one in heard for token in one.tokens]) == said(alone.tokens)
+    for (clip, shorter, _), prompt, heard in zip(rows, prompts, together(streams, listeners), strict=True):
+        single = alone(case, clip, shorter, prompt)
+        assert said([token for one in heard for token in one.tokens]) == said(single.tokens)
         frames = torch.cat([one.frames for one in heard])
-        assert frames.shape == alone.frames.shape
-        assert torch.allclose(frames, alone.frames, atol=1e-5)
+        assert frames.shape == single.frames.shape
+        assert torch.allclose(frames, single.frames, atol=1e-5)
 
 
 def test_an_offline_model_decodes_in_pieces_what_it_decodes_at_once() -> None:

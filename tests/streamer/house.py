@@ -17,6 +17,7 @@ from streamer.config import load
 from streamer.server import Daemon
 
 Message = dict[str, Any]
+HANG_S = 30.0  # what takes longer hangs; of how long it takes nothing is claimed
 
 
 def wire(text: str) -> bytes:
@@ -54,7 +55,7 @@ class House:
         """Wait until all streams have ended."""
         await self.settled(lambda: not self.daemon.connections)
 
-    async def settled(self, so: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    async def settled(self, so: Callable[[], bool], timeout_s: float = HANG_S) -> None:
         """Wait until this is so."""
         async with asyncio.timeout(timeout_s):
             while not so():
@@ -72,7 +73,7 @@ async def house(*options: str, backend: FakeBackend | None = None, scheme: str =
         yield House(daemon, task, scheme)
     finally:
         daemon.stop()
-        await asyncio.wait_for(task, config.server.shutdown_s + 5)
+        await asyncio.wait_for(task, config.server.shutdown_s + HANG_S)
     if daemon.engine.failure is None:
         daemon.engine.check()
 
@@ -88,7 +89,7 @@ async def listen(socket: ClientConnection) -> list[Message]:
     return said
 
 
-async def until(socket: ClientConnection, kind: str, timeout_s: float = 5.0) -> Message:
+async def until(socket: ClientConnection, kind: str, timeout_s: float = HANG_S) -> Message:
     """The next message of this type; what comes before it is passed over."""
     async with asyncio.timeout(timeout_s):
         while True:
@@ -153,7 +154,7 @@ async def speaker(home: House, room: str = "demo", query: str = "") -> AsyncIter
         yield socket
 
 
-async def told(socket: ClientConnection, kind: str, timeout_s: float = 20.0) -> list[Message]:
+async def told(socket: ClientConnection, kind: str, timeout_s: float = HANG_S) -> list[Message]:
     """What a viewer is told, up to the next message of this type."""
     said: list[Message] = []
     async with asyncio.timeout(timeout_s):

@@ -42,6 +42,13 @@ async def bare(port: int, first: bytes = b"") -> tuple[asyncio.StreamReader, asy
     return reader, writer
 
 
+@pytest.fixture
+def briefly_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not answer a close frame is not waited for as long as usual."""
+    for module in (line, server):
+        monkeypatch.setattr(module, "CLOSE_S", 0.3)
+
+
 # When it is read.
 
 
@@ -49,15 +56,16 @@ async def bare(port: int, first: bytes = b"") -> tuple[asyncio.StreamReader, asy
 async def test_a_chunk_longer_than_the_waiting_audio_allowed_does_not_stop_the_stream(latency_ms: int) -> None:
     text = "abc def ghi jkl mno"
     async with house("server.max_waiting_s=0.2", "session.idle_s=5") as home:
-        said = await asyncio.wait_for(talk(home, text, f"latency={latency_ms}", piece=20_000), 20)
+        said = await asyncio.wait_for(talk(home, text, f"latency={latency_ms}", piece=20_000), 30)
     assert finals(said) == text
 
 
+@pytest.mark.usefixtures("briefly_closed")
 async def test_audio_and_close_that_come_with_the_handshake_are_heard_after_ready() -> None:
     async with house() as home:
         sound = frame(wire("early words"), BINARY)
         reader, writer = await bare(home.port, sound + frame(CLOSE, TEXT))
-        heard = await asyncio.wait_for(reader.read(-1), 20)
+        heard = await asyncio.wait_for(reader.read(-1), 30)
         assert heard.index(b'"ready"') < heard.index(b'"final"')
         assert b'"error"' not in heard
         assert b'"text":"early words"' in heard
@@ -68,7 +76,7 @@ async def test_the_longest_session_holds_for_who_sends_faster_than_is_heard() ->
     options = ("session.max_session_s=2", "server.max_waiting_s=1", "engine.max_load=100")
     async with house(*options, backend=FakeBackend(8, slow(0.01))) as home, home.client() as socket:
         pouring = asyncio.create_task(_pour(socket, wire("abcde fgh ")))
-        said = await asyncio.wait_for(listen(socket), 20)
+        said = await asyncio.wait_for(listen(socket), 30)
         pouring.cancel()
     assert [message["code"] for message in said if message["type"] == "error"] == ["session_limit"]
     assert kinds(said)[-2:] == ["final", "closed"]
@@ -99,7 +107,7 @@ async def test_a_silent_client_that_answers_pings_stays_and_one_that_does_not_go
     async with house("server.heartbeat_s=0.4") as home, home.client(ping_interval=None) as alive:
         await until(alive, "ready")
         _, writer = await bare(home.port)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(15):
             while len(home.daemon.connections) > 1:
                 await asyncio.sleep(0.02)
         await asyncio.sleep(0.8)
@@ -111,15 +119,12 @@ async def test_a_silent_client_that_answers_pings_stays_and_one_that_does_not_go
 
 async def test_a_clients_own_pings_are_answered() -> None:
     async with house() as home, home.client() as socket:
-        await asyncio.wait_for(await socket.ping(b"there?"), 10)
+        await asyncio.wait_for(await socket.ping(b"there?"), 30)
 
 
+@pytest.mark.usefixtures("briefly_closed")
 @pytest.mark.parametrize("unread", [0, 700, 3000])
-async def test_a_client_that_never_reads_is_let_go_however_much_waits_for_it(
-    unread: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (line, server):
-        monkeypatch.setattr(module, "CLOSE_S", 0.3)
+async def test_a_client_that_never_reads_is_let_go_however_much_waits_for_it(unread: int) -> None:
     options = ("server.send_timeout_s=0.5", "server.max_outgoing=100000", "engine.max_load=100")
     async with house(*options) as home:
         _, writer = await bare(home.port)
@@ -159,7 +164,7 @@ async def test_a_fault_in_reading_or_writing_ends_the_stream_in_words(
             await say(bad, "finalize")
             await until(bad, "final")
             await bad.send(wire("zzz"))
-        said = await asyncio.wait_for(listen(bad), 10)
+        said = await asyncio.wait_for(listen(bad), 30)
         assert kinds(said)[-3:] == ["error", "final", "closed"]
         assert said[-3]["code"] == "internal"
         assert bad.close_code == 1011
@@ -197,6 +202,7 @@ async def test_text_that_is_not_utf_8_breaks_the_socket_with_1007() -> None:
 # Who else is there.
 
 
+@pytest.mark.usefixtures("briefly_closed")
 async def test_messages_that_are_there_already_leave_the_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     take, hear = connection.Connection._take, connection.Connection._hear_client
     streak, longest, total = 0, 0, 0
@@ -225,7 +231,7 @@ async def test_messages_that_are_there_already_leave_the_others_their_turn(monke
     async with house() as home:
         other = asyncio.create_task(another())
         reader, writer = await bare(home.port, frame(bytes(2), BINARY) * 2000 + frame(CLOSE, TEXT))
-        assert b'"closed"' in await asyncio.wait_for(reader.read(-1), 20)
+        assert b'"closed"' in await asyncio.wait_for(reader.read(-1), 30)
         other.cancel()
         writer.close()
     assert total == 2001

@@ -27,7 +27,7 @@ def pipelined(slots: int, faults: Faults | None = None, depth: int = 2) -> FakeB
 def gated(*numbers: int) -> tuple[Faults, threading.Event]:
     """Collecting these launches waits for the event, as a device would."""
     gate = threading.Event()
-    return Faults(on_collect=lambda number: gate.wait(10.0) and None if number in numbers else None), gate
+    return Faults(on_collect=lambda number: gate.wait(30.0) and None if number in numbers else None), gate
 
 
 def first_alone(running: Engine, backend: FakeBackend, told: threading.Event, streams: dict[str, np.ndarray]) -> None:

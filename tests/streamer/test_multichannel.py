@@ -74,7 +74,7 @@ async def test_a_finalize_is_answered_by_each_channel() -> None:
         async with Client(f"ws://127.0.0.1:{home.port}", options) as client:
             for piece in np.array_split(pcm, 2):
                 await client.send(piece.tobytes())
-                answer = await asyncio.wait_for(client.finalize(), 20)
+                answer = await asyncio.wait_for(client.finalize(), 30)
                 assert (answer.channel, answer.reason) == (0, "finalize")
             await client.close()
             return [event async for event in client if isinstance(event, Final)]

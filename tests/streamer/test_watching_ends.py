@@ -139,10 +139,10 @@ async def test_whoever_wants_a_taken_room_has_its_speaker_asked_at_once_whether_
             b"GET /v1/stream?room=demo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
         )
-        await asyncio.wait_for(reader.readuntil(b'"ready"'), 10)
-        await asyncio.wait_for(reader.readuntil(b"}"), 10)
+        await asyncio.wait_for(reader.readuntil(b'"ready"'), 30)
+        await asyncio.wait_for(reader.readuntil(b"}"), 30)
         assert [message["code"] for message in await talk(home, "x", "room=demo")] == ["room_taken"]
-        assert await asyncio.wait_for(reader.readexactly(2), 10) == b"\x89\x00"  # a ping
+        assert await asyncio.wait_for(reader.readexactly(2), 30) == b"\x89\x00"  # a ping
         writer.close()
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from models.training import cache
+from models.training import acoustics, cache
 from models.training.acoustics import Acoustics, Samples, heard_elsewhere
 
 TONE: Samples = (0.3 * np.sin(np.arange(24_000) * 2 * np.pi * 1000 / 16_000)).astype(np.float32)
 HISS: Samples = np.random.default_rng(5).standard_normal(8000).astype(np.float32)
-NOTHING = Acoustics((1.0, 1.0), room_share=0, noise_share=0, telephone_share=0, gain_db=(0.0, 0.0))
+NOTHING = Acoustics((1.0, 1.0), room_share=0, noise_share=0, telephone_share=0, codec_share=0, gain_db=(0.0, 0.0))
 
 
 def only(**told: Any) -> Acoustics:
@@ -65,6 +65,20 @@ def test_a_telephone_carries_nothing_above_four_kilohertz() -> None:
     loud = np.abs(np.fft.rfft(heard(only(telephone_share=1), audio=HISS / 8)))
     high, low = np.square(loud[len(loud) * 43 // 80 :]).mean(), np.square(loud[: len(loud) * 35 // 80]).mean()
     assert high < 0.01 * low
+
+
+@pytest.mark.parametrize("coding", [("WAV", "ULAW"), ("WAV", "GSM610"), ("AU", "G721_32")])
+def test_codecs_of_lines_change_sounds_and_move_none(coding: tuple[str, str]) -> None:
+    coded = acoustics._coded(TONE, 8000, *coding)
+    assert coded.shape == TONE.shape
+    assert 0.9 < np.corrcoef(coded, TONE)[0, 1] < 1.0
+    assert not np.array_equal(coded, TONE)
+
+
+def test_opus_changes_a_sound_and_moves_nothing() -> None:
+    coded = heard(only(codec_share=1, opus_level=(0.95, 0.95)))
+    assert coded.shape == TONE.shape
+    assert 0.95 < np.corrcoef(coded, TONE)[0, 1] < 1.0
 
 
 def test_a_room_goes_on_after_the_sound() -> None:

@@ -15,9 +15,9 @@ import pytest
 import soundfile
 
 from models.features_np import StreamingFeatures
-from models.tokenizer import Tokenizer
 from models.training import cache
 from models.training.data import ROUND_FRAMES, Augment, Corpus, disturb, fits_ctc
+from models.training.manifest import Line
 from tests.models.training import toy
 
 SENTENCES = ["low", "mid top", "top low mid", "low low", "mid", "top mid low top", "low top"]
@@ -32,8 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(folder: Path) -> Corpus:
-    tokenizer = Tokenizer.from_sentencepiece((folder / "tokenizer.model").read_bytes())
-    return Corpus(folder / "cache", ["train"], tokenizer)
+    return toy.cached(folder)
 
 
 def test_the_cache_holds_the_features_of_every_utterance(folder: Path) -> None:
@@ -51,8 +50,8 @@ def test_audio_inside_an_archive_is_read_as_outside(folder: Path) -> None:
         member = tarfile.TarInfo("inside.wav")
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
-    inside = cache.read_audio({"audio_filepath": "some.tar!inside.wav"}, folder)
-    assert np.array_equal(inside, cache.read_audio({"audio_filepath": "train1.wav"}, folder))
+    inside, outside = cache.read_all([Line(1, "some.tar!inside.wav", "a"), Line(2, "train1.wav", "a")], folder)
+    assert np.array_equal(inside, outside)
     manifest = folder / "archived.jsonl"
     manifest.write_text(json.dumps({"audio_filepath": "some.tar!inside.wav", "text": "mid top"}) + "\n")
     cache.build(manifest, folder / "cache", workers=1)
@@ -66,6 +65,8 @@ def test_a_cache_of_another_manifest_or_of_other_features_is_refused(folder: Pat
     assert cache.build(manifest, cached) == index, "there already, of the same manifest"
     with pytest.raises(ValueError, match=r"train\.jsonl: got mels=80, expected 128"):
         cache.load(cached, "train", 128)
+    with pytest.raises(ValueError, match=r"train\.jsonl: got another file, expected an index"):
+        cache.build(manifest, folder)
     other = tmp_path / "train.jsonl"
     other.write_text(manifest.read_text().replace("mid top", "top mid"))
     with pytest.raises(ValueError, match=r"train\.jsonl: got manifest=[0-9a-f]{64}, expected [0-9a-f]{64}"):

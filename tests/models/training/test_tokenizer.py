@@ -32,7 +32,7 @@ def test_a_line_without_a_text_is_said_with_its_number(
     path = Path(manifest(tmp_path, "a.jsonl", ["low"]))
     path.write_text(path.read_text() + "\n" + line + "\n")
     assert tokenizer.main([str(path), "--out", str(tmp_path)]) == 1
-    assert f"{path} line 3: got" in capsys.readouterr().err
+    assert f"{path}: line 3: " in capsys.readouterr().err
 
 
 def test_more_pieces_than_the_texts_give_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

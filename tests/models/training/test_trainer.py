@@ -18,10 +18,10 @@ from models.tokenizer import Tokenizer, train_bpe
 from models.training import progress as progress_module
 from models.training import release, settings, trainer
 from models.training.arena import Arena, Step
-from models.training.data import Corpus
 from models.training.joint_loss import groups
 from models.training.progress import Progress, WorkerLost
-from models.training.trainer import learning_rate, train, transcripts, work
+from models.training.trainer import learning_rate, train, work
+from models.training.validation import validate
 from models.training.wer import ctc_texts, wer, wer_by_source
 from tests.models.training import toy
 
@@ -39,8 +39,8 @@ def losses(text: str) -> list[float]:
 
 
 def steady(**values: object) -> list[dict[str, object]]:
-    """A stage whose learning rate does not depend on the clock."""
-    return [{"name": "s", "minutes": 60.0, "peak_lr": 5e-3, "final_lr": 5e-3, "warmup_steps": 5, **values}]
+    """A stage of one learning rate."""
+    return [{"name": "s", "steps": 1000, "peak_lr": 5e-3, "final_lr": 5e-3, "warmup_steps": 5, **values}]
 
 
 def test_two_utterances_are_learnt_by_heart_by_both_heads(folder: Path) -> None:
@@ -48,25 +48,35 @@ def test_two_utterances_are_learnt_by_heart_by_both_heads(folder: Path) -> None:
     train(toy.settings(folder, stages=both, max_steps=150, log_steps=50, ema_decay=0.9))
     release.release(folder / "run", folder / "out")
     model, tokenizer = store.load(folder / "out")
-    corpus = Corpus(folder / "cache", ["train"], tokenizer)
-    heard = transcripts(model, corpus, [0, 1], tokenizer, transducer=True)
-    assert sorted(heard["ctc"]) == sorted(SENTENCES)
-    assert sorted(heard["rnnt"]) == sorted(SENTENCES)
+    corpus = toy.cached(folder)
+    ctc, rnnt, streamed = validate(model, corpus, [0, 1], tokenizer, ("ctc", "rnnt"), None)
+    assert sorted(ctc.said) == sorted(rnnt.said) == sorted(SENTENCES)
+    assert (ctc.wer, streamed.way) == (0.0, "rnnt at 80 ms")
     release.main([str(folder / "run"), str(folder / "alone"), "--kind", "ctc", "--name", "alone"])
     model, tokenizer = store.load(folder / "alone")
     assert (model.config.kind, model.config.name) == ("ctc", "alone")
-    assert transcripts(model, corpus, [0, 1], tokenizer, transducer=False)["ctc"] == heard["ctc"]
+    assert validate(model, corpus, [0, 1], tokenizer, ("ctc",), None)[0].said == ctc.said
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    augmented = {"freq_masks": 1, "time_masks": 1, "gain_db": 3.0}
-    train(toy.settings(folder, stages=steady(), max_steps=6, augment=augmented))
-    whole = losses(capsys.readouterr().out)
-    for steps in (3, 6):
-        train(toy.settings(folder, stages=steady(), max_steps=steps, augment=augmented, run=str(folder / "again")))
-    halves = losses(capsys.readouterr().out)
-    assert len(whole) == 6
-    assert halves == whole
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    arena = torch.load(run / "checkpoint.pt", weights_only=True)["arena"]
+    return {**arena["weights"], "first": arena["first"], "second": arena["second"]}
+
+
+def test_a_resumed_run_ends_with_the_bits_of_one_that_never_stopped(folder: Path) -> None:
+    told = {
+        "stages": [*steady(steps=2), *steady(rnnt_weight=0.5, steps=5)],
+        "augment": {"freq_masks": 1, "time_masks": 1, "gain_db": 3.0},
+        "dropout": 0.1,
+        "accumulate": 2,
+        "batch_s": 2.0,
+    }
+    train(toy.settings(folder, **told))
+    for steps in (3, None):
+        train(toy.settings(folder, max_steps=steps, run=str(folder / "again"), **told))
+    whole, again = weights(folder / "run"), weights(folder / "again")
+    assert torch.load(folder / "run" / "checkpoint.pt", weights_only=True)["progress"][3] == 7
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 def test_two_workers_train_one_model(folder: Path) -> None:
@@ -76,11 +86,11 @@ def test_two_workers_train_one_model(folder: Path) -> None:
     assert state["progress"][3] >= 6
 
 
-def ends_as_worker_1(rank: int, *rest: object) -> object:
-    """A worker that is killed before it does anything; worker 0 is a real one."""
-    if rank:
+def ends_as_worker_1(worker: int, *rest: object) -> object:
+    """A worker that is killed before it does anything; the first is a real one."""
+    if worker:
         os._exit(3)
-    return work(rank, *rest)
+    return work(worker, *rest)
 
 
 def test_a_run_whose_worker_died_is_saved_and_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,21 +122,12 @@ def test_nobody_waits_for_ever_for_a_lock_that_died_with_its_owner(monkeypatch: 
     assert progress.claim(lambda _: 1) is not None
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"kind": "tdt", "durations": [0, 1, 2]}, "durations"),
-        ({"num_prompts": 2, "prompts": [["en", 0]]}, "num_prompts"),
-        ({"conv_norm": "batch_norm"}, "conv_norm"),
-        ({"normalize": "per_feature"}, "normalize"),
-    ],
-)
-def test_a_model_that_cannot_be_trained_here_is_refused_by_name(
-    folder: Path, changes: dict[str, object], named: str
-) -> None:
-    told = toy.settings(folder)
-    with pytest.raises(ConfigError, match=rf"^settings\.model\.{named}="):
-        train(dataclasses.replace(told, model={**told.model, **changes}))
+def test_a_model_that_cannot_be_trained_here_is_refused_by_name(folder: Path) -> None:
+    told = toy.settings(folder, stages=steady(rnnt_weight=1.0))
+    with pytest.raises(ConfigError, match=r"^settings\.model\.durations="):
+        train(dataclasses.replace(told, model={**toy.MODEL, "kind": "tdt", "durations": [0, 1, 2]}))
+    with pytest.raises(ConfigError, match=r"^stages\.s='ctc': expected rnnt_weight: 0"):
+        train(dataclasses.replace(told, model={**toy.MODEL, "kind": "ctc"}))
     assert not (folder / "run").exists()
 
 
@@ -136,17 +137,17 @@ def test_a_run_goes_on_with_its_own_model_and_tokenizer_only(folder: Path, capsy
     assert re.search(r"validation took \d+\.\d s", capsys.readouterr().out)
     kept = (folder / "run" / "checkpoint.pt").read_bytes()
     with pytest.raises(ValueError, match=r"checkpoint\.pt: got a model of other layers, xscaling, expected"):
-        train(dataclasses.replace(told, model={**told.model, "xscaling": False, "layers": 2}))
+        train(dataclasses.replace(told, model={**toy.MODEL, "xscaling": False, "layers": 2}))
     train_bpe(["low mid top"] * 5, 12, folder / "other")
     with pytest.raises(ValueError, match=r"tokenizer\.model: got another tokenizer"):
         train(dataclasses.replace(told, tokenizer=str(folder / "other.model")))
     assert (folder / "run" / "checkpoint.pt").read_bytes() == kept
-    train(dataclasses.replace(told, model={**told.model, "name": "renamed", "licence": "CC0-1.0"}))
+    train(dataclasses.replace(told, model={**toy.MODEL, "name": "renamed", "licence": "CC0-1.0"}))
 
 
 def test_mels_are_those_of_the_model(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"train\.jsonl: got mels=80, expected 128"):
-        train(toy.settings(folder, model={**toy.settings(folder).model, "mels": 128}))
+        train(toy.settings(folder, model={**toy.MODEL, "mels": 128}))
 
 
 def test_a_run_starts_from_released_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,27 +194,32 @@ def test_a_gradient_that_is_no_number_changes_nothing() -> None:
     assert torch.equal(arena.weights, before)
 
 
-def test_claims_walk_through_epochs_and_stages_and_end_when_asked() -> None:
-    told = toy.settings(Path("nowhere"), stages=[*steady(minutes=1.0), *steady(minutes=2.0)])
+def test_claims_walk_through_epochs_and_stages_of_minutes_and_of_steps() -> None:
+    told = toy.settings(Path("nowhere"), stages=[*steady(minutes=1.0, steps=None), *steady(steps=3)])
     progress = Progress(told, multiprocessing)
     claimed = [progress.claim(lambda epoch: 2 + epoch) for _ in range(6)]
     assert [(job.epoch, job.batch) for job in claimed if job] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0)]
-    assert not progress.pass_time(59.0)
-    assert progress.pass_time(2.0)
+    progress.pass_time(59.0)
+    assert progress.get("stage") == 0
+    progress.pass_time(2.0)
     job = progress.claim(lambda _: 10)
     assert job is not None
     assert job.stage == 1
-    progress.ask_to_end()
+    for _ in range(3):
+        progress.heard(1.0, 0.5)
+    assert progress.get("stage") == 2, "a stage of steps ends with its last one"
     assert progress.claim(lambda _: 10) is None
+    asked = Progress(told, multiprocessing)
+    asked.ask_to_end()
+    assert asked.claim(lambda _: 10) is None
 
 
 def test_the_learning_rate_warms_up_over_steps_and_ends_with_the_stage() -> None:
     stage = settings.Stage("s", minutes=10.0, peak_lr=1.0, final_lr=0.1, warmup_steps=10)
     assert learning_rate(stage, 0, 0.0) == pytest.approx(0.1)
     assert learning_rate(stage, 100, 0.0) == pytest.approx(1.0)
-    assert learning_rate(stage, 100, 300.0) == pytest.approx(0.55)
-    assert learning_rate(stage, 100, 600.0) == pytest.approx(0.1)
-    assert learning_rate(stage, 100, 900.0) == pytest.approx(0.1)
+    assert learning_rate(stage, 100, 0.5) == pytest.approx(0.55)
+    assert learning_rate(stage, 100, 1.0) == pytest.approx(0.1)
 
 
 def test_groups_cover_all_rows_and_keep_to_the_cells() -> None:
@@ -225,9 +231,16 @@ def test_groups_cover_all_rows_and_keep_to_the_cells() -> None:
         assert cells <= 1100 or cut.stop - cut.start == 1
 
 
-def test_the_default_settings_are_whole_and_unknown_keys_are_refused() -> None:
-    told = settings.load(Path(settings.__file__).with_name("default.yaml"))
+@pytest.mark.parametrize("name", ["1-first", "2-continued"])
+def test_the_recipes_settings_are_whole(name: str) -> None:
+    told = settings.load(Path(settings.__file__).parents[1] / "recipes" / "streamer-small-en" / f"{name}.yaml")
+    assert told.model is not None
     assert len(told.context_weights) == len(told.model["contexts"])
+    assert bool(told.init) == bool(told.noise) == (name == "2-continued")
+
+
+def test_settings_for_tuning_are_whole_and_unknown_keys_are_refused() -> None:
+    assert settings.load(Path(settings.__file__).with_name("tune.yaml")).model is None
     with pytest.raises(ValueError, match=r"settings.batch: got an unknown key"):
         settings.from_dict({"batch": 1})
     with pytest.raises(ValueError, match=r"stages.peak_lr: got '1e-3', expected a number"):

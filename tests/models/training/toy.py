@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from models.tokenizer import train_bpe
+from models.config import ModelConfig
+from models.tokenizer import Tokenizer, train_bpe
 from models.training import cache
+from models.training.data import Corpus
 from models.training.settings import Settings, from_dict
 
 WORDS = {"low": 300.0, "mid": 900.0, "top": 2500.0}
@@ -38,30 +40,42 @@ def corpus(folder: Path, sentences: list[str], name: str = "train") -> None:
         train_bpe([*WORDS, *sentences] * 5, 12, folder / "tokenizer")
 
 
+MODEL = {
+    "name": "toy",
+    "kind": "hybrid",
+    "mels": 80,
+    "d_model": 32,
+    "layers": 1,
+    "heads": 2,
+    "d_ff": 64,
+    "sub_channels": 8,
+    "contexts": [[4, 1], [4, 0]],
+    "predictor_hidden": 16,
+    "predictor_layers": 1,
+    "joint_hidden": 16,
+}
+
+
+def config(tokenizer: Tokenizer) -> ModelConfig:
+    """The toy model with this vocabulary."""
+    return ModelConfig.from_dict({**MODEL, "vocab_size": len(tokenizer), "labels": list(tokenizer.pieces)})
+
+
+def cached(folder: Path, name: str = "train") -> Corpus:
+    """What `corpus` has written."""
+    tokenizer = Tokenizer.from_sentencepiece((folder / "tokenizer.model").read_bytes())
+    return Corpus(folder / "cache", [name], tokenizer, config(tokenizer))
+
+
 def settings(folder: Path, **changes: object) -> Settings:
-    model = {
-        "name": "toy",
-        "kind": "hybrid",
-        "mels": 80,
-        "d_model": 32,
-        "layers": 1,
-        "heads": 2,
-        "d_ff": 64,
-        "sub_channels": 8,
-        "contexts": [[4, 1], [4, 0]],
-        "predictor_hidden": 16,
-        "predictor_layers": 1,
-        "joint_hidden": 16,
-    }
-    stage = {"name": "ctc", "minutes": 60.0, "peak_lr": 5e-3, "warmup_steps": 5}
     values: dict[str, object] = {
         "run": str(folder / "run"),
         "cache": str(folder / "cache"),
         "train": ["train"],
         "dev": "train",
         "tokenizer": str(folder / "tokenizer.model"),
-        "model": model,
-        "stages": [stage],
+        "model": dict(MODEL),
+        "stages": [{"name": "ctc", "steps": 1000, "peak_lr": 5e-3, "warmup_steps": 5}],
         "workers": 1,
         "bf16": False,
         "augment": {"freq_masks": 0, "time_masks": 0, "gain_db": 0.0},

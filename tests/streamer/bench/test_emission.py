@@ -22,7 +22,7 @@ def test_a_word_is_first_seen_when_it_has_the_text_that_stays() -> None:
     told = emission.final(said("hello", "world"), 4.0)
     assert [(one.first, one.stable, one.final) for one in told] == [(2.0, 3.0, 4.0), (3.0, 4.0, 4.0)]
     assert emission.words == ["hello", "world"]
-    assert emission.broken == 0
+    assert (emission.broken, emission.revised) == (0, 1)
 
 
 def test_a_word_that_no_partial_had_is_first_seen_in_its_final() -> None:

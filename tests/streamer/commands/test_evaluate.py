@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from models.training.text import normalize
 from streamer.cli import main
 from streamer.commands import listening
-from streamer.commands.evaluate import error_rate, normalize
+from streamer.commands.evaluate import error_rate
 from streamer.commands.listening import Transcript
 from streamer.transcript.words import Word
 from tests.shell import failing

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from streamer.bench import overhead
-from streamer.bench.overhead import DAEMON, READER, Run, table
+from streamer.bench.overhead import DAEMON, READER, OverheadFailed, Run, Server, at_rest, serving, table, under_load
 from streamer.cli import main
 from streamer.commands.overhead import SCHEDSTAT
 
@@ -31,6 +33,27 @@ def test_the_table_has_what_a_message_and_a_step_cost(
     for name in ("a message, all threads", "a message, a server that only reads it", "a step, the engine's thread"):
         assert float(figures[name].removesuffix(" us")) > 0
     assert {"0 silent streams, of one processor", "2 silent streams, of one processor", "machine"} <= set(figures)
+
+
+def test_each_run_finds_the_places_of_the_one_before_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "SETTLE_S", 0.0)
+    with serving(DAEMON, 2) as daemon:  # which has room for three
+        for _ in range(5):
+            asyncio.run(at_rest(daemon, 2, 0.0))
+            assert daemon.streams() == 0
+        with pytest.raises(OverheadFailed, match=r"^daemon: got \d ready connections and [12] x error, expected 5$"):
+            asyncio.run(at_rest(daemon, 5, 0.0))
+        asyncio.run(under_load(daemon, 2, 0.1))
+
+
+def test_a_server_that_says_nothing_is_waited_for_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "WAIT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = Server(READER, 0, silent.getsockname()[1])
+        with pytest.raises(OverheadFailed, match=r"^reader: got 0 ready connections and no more in 0 s, expected 2$"):
+            asyncio.run(at_rest(server, 2, 0.0))
+        with pytest.raises(OverheadFailed, match=r"^daemon: got no answer from /metrics in 0 s, expected one$"):
+            Server(DAEMON, 0, server.port).streams()
 
 
 def test_our_own_share_is_what_the_reader_does_not_take() -> None:

@@ -92,7 +92,7 @@ def test_ends_failures_and_deaths_are_kept_with_a_sentence_and_the_next_part_goe
 def test_a_part_that_hangs_is_ended_and_keeps_what_it_noted(odd: Path) -> None:
     began = time.monotonic()
     record = runner.run_one(part("hang"), plan(odd, limit_s=6.0))
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 55
     assert record["status"] == CUT
     assert record["error"] == "it took longer than 6 s"
     assert record["figures"] == {"begun": 1}
@@ -232,7 +232,7 @@ def test_a_part_ends_with_the_check_that_started_it(tmp_path: Path) -> None:
         time.sleep(0.05)
     check.kill()
     check.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while Path(f"/proc/{started[0]}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{started[0]}").exists()
