@@ -82,7 +82,11 @@ class Model:
     )
     language: str = option("", "language of a stream that asks for none; empty is the model's own choice")
     threads: int = option(
-        0, "threads of one step; 0 is one for every processor that the process may use", least=0, most=256
+        0,
+        "threads of one step; the backend ort has as many engines side by side as that leaves processors for. 0 is "
+        "one, or all processors for other backends",
+        least=0,
+        most=256,
     )
 
 
@@ -95,12 +99,6 @@ class EngineOptions:
         "streams at once, the spare ones for finalize included; 0 is what CPU and memory carry, on a GPU 32",
         least=0,
         most=65_536,
-    )
-    lanes: int = option(
-        0,
-        "engines side by side, each with a thread for its steps, for the backend ort; 0 is one for every processor",
-        least=0,
-        most=1024,
     )
     budget_ms: float = option(
         250.0, "longest step, and the lateness of a chunk that is still fine, milliseconds", least=1, most=60_000

@@ -81,18 +81,12 @@ def engine_settings(config: Config) -> EngineSettings:
 
 def threads(config: Config) -> int:
     """Threads of one step: one where engines can work side by side, unless somebody asks for more."""
-    if config.model.threads:
-        return config.model.threads
-    if config.model.backend == STEPS_HERE:
-        return max(1, machine.processors() // config.engine.lanes) if config.engine.lanes else 1
-    return machine.processors()
+    return config.model.threads or (1 if config.model.backend == STEPS_HERE else machine.processors())
 
 
 def lanes(config: Config) -> int:
     """Engines side by side."""
-    if config.model.backend != STEPS_HERE:
-        return max(1, config.engine.lanes)
-    return config.engine.lanes or max(1, machine.processors() // threads(config))
+    return max(1, machine.processors() // threads(config)) if config.model.backend == STEPS_HERE else 1
 
 
 def slots(config: Config) -> int:

@@ -35,7 +35,7 @@ BACKEND = {
     "numpy",
     *TORCH_FREE,
 }
-COMMAND = {"streamer.commands", "streamer.artefacts", "streamer.errors", "=streamer"}
+COMMAND = {"streamer.commands", "streamer.artefacts", "streamer.engine.machine", "streamer.errors", "=streamer"}
 SERVER = EVENTS | {
     "=streamer",
     "=streamer.__version__",
@@ -177,14 +177,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.bench.peer_load": {"streamer.bench", "=clients.send.PIECE_S", "models.config", "numpy", "websockets"},
     "streamer.bench.peer_sockets": {"streamer.bench", "=streamer.gpu_check.search.Search", "numpy"},
     "streamer.bench.peers": {"streamer.bench", "=streamer.gpu_check.record.write", "numpy"},
-    "streamer.bench.capacity": {"streamer.bench", "streamer.engine.costs", "models.config"},
+    "streamer.bench.capacity": {"streamer.bench", "streamer.engine.capacity", "streamer.engine.costs", "models.config"},
     "streamer.cli": COMMAND,
     "streamer.commands": COMMAND
     | {"streamer.recordings", "streamer.transcriber", "streamer.backends", "streamer.decoding", "streamer.transcript"}
     | {"streamer.subtitles", "streamer.protocols.events", "models.config", "models.tokenizer", "numpy", "rich"},
     # The doors to what needs an extra or a client: opened inside the sub-command, never by `import streamer.cli`.
     "streamer.commands.serve": COMMAND
-    | {"streamer.config", "streamer.errors", "streamer.logs", "streamer.server", "models.config"},
+    | {"streamer.config", "streamer.errors", "streamer.logs", "streamer.offer", "streamer.server", "models.config"},
     "streamer.commands.standard_input": COMMAND | {"streamer.audio", "streamer.codecs", "streamer.signals", "numpy"},
     "streamer.commands.live": COMMAND
     | {"streamer.backends.base", "streamer.decoding", "streamer.protocols.events", "streamer.subtitles"}

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from streamer.engine.machine import processors
 from streamer.errors import printable
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -96,13 +97,6 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
 def default_latency(latencies_ms: Sequence[int]) -> int:
     """What is heard with where nobody asks: 560 ms where the model has it, else its first."""
     return PREFERRED_LATENCY_MS if PREFERRED_LATENCY_MS in latencies_ms else latencies_ms[0]
-
-
-def processors() -> int:
-    """The processors that this process may use, which in a container or under taskset are not all there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def add_model_flags(parser: argparse.ArgumentParser, *, live: bool = False) -> None:

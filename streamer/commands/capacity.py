@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from streamer.commands import FAILED, OK, USAGE, CommandError, command
 
 if TYPE_CHECKING:
     from streamer.config import Config
-    from streamer.engine.costs import Costs
+    from streamer.engine.capacity import Admission
 
 FILE = "capacity.json"
 
@@ -54,28 +55,31 @@ def run(args: argparse.Namespace) -> int:
     except Refusal as refusal:
         raise CommandError(str(refusal), USAGE) from None
     file = config.engine.capacity_file or FILE
-    name, about, costs, good = costs_of(with_model(config), file, again=not args.kept)
-    text = table(costs, config.engine.max_load, f"What fits: {name}", about)
+    name, about, admission, good = measured(with_model(config), file, again=not args.kept)
+    text = table(admission, config.engine.max_load, f"What fits: {name}", about)
     print(text, end="")
     if args.out:
         (args.out / f"capacity-{name}.md").write_text(text, "utf-8")
     return OK if good else FAILED
 
 
-def costs_of(config: Config, file: str, *, again: bool) -> tuple[str, dict[str, str], Costs, bool]:
-    """The model's name, how it ran, what its steps cost, and whether nothing else kept the processors."""
+def measured(config: Config, file: str, *, again: bool) -> tuple[str, dict[str, str], Admission, bool]:
+    """The model's name, how it ran, what fits by its steps, and whether nothing else kept the processors."""
     from streamer.backends import Place, load_backend
-    from streamer.engine.kept import DISTURBED, Kept
-    from streamer.offer import slots, threads
+    from streamer.engine.capacity import Admission
+    from streamer.engine.kept import DISTURBED
+    from streamer.engine.lanes import costs_of
+    from streamer.offer import engine_settings, slots
 
-    model = config.model
+    model, settings = config.model, replace(engine_settings(config), capacity_file=file)
     place = Place(model.device, model.precision)
-    backend = load_backend(model.backend, model.path, slots(config), threads(config), place)
+    backend = load_backend(model.backend, model.path, slots(config), settings.threads, place)
     try:
-        chunks, budget_s = backend.config.chunks, config.engine.budget_ms / 1000
-        busy = time.process_time if backend.about.get("device") == "cpu" else None
-        costs = Kept(file, threads(config), again).costs(backend, chunks, time.monotonic, budget_s, busy)
-        about = {"backend": backend.name, **backend.about, "threads": str(threads(config))}
-        return backend.config.name, about, costs, costs.disturbed <= DISTURBED
+        lanes = backend.lanes(settings.lanes)
+        settings = replace(settings, lanes=len(lanes))
+        costs = costs_of(lanes, settings, time.monotonic, again=again)
+        about = {"backend": backend.name, **backend.about, "engines": str(len(lanes)), "threads": str(settings.threads)}
+        admission = Admission(costs, settings, slots(config), len(lanes))
+        return backend.config.name, about, admission, costs.disturbed <= DISTURBED
     finally:
         backend.close()

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands import OK, USAGE, CommandError, command, processors
+from streamer.commands import OK, USAGE, CommandError, command
 
 if TYPE_CHECKING:
     from models.config import ConfigError
@@ -75,11 +75,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def with_model(config: Config) -> Config:
-    """The same options with the path of a model that the backend can load, and as many threads as we may use."""
+    """The same options with the path of a model that the backend can load, and the threads of a step."""
     from models.config import ConfigError
     from streamer import artefacts
+    from streamer.offer import threads
 
-    model = dataclasses.replace(config.model, threads=config.model.threads or processors())
+    model = dataclasses.replace(config.model, threads=threads(config))
     if model.backend != "fake":
         try:
             path = artefacts.resolve(model.path, model.backend, model.precision or "fp32")

@@ -90,11 +90,11 @@ class Kept:
             log.warning("engine.capacity_file=%s: %s", self.file, why)
 
 
-def known(backend: Backend, settings: EngineSettings, clock: Clock) -> Costs:
-    """The costs of all that the model can be stepped by, from the settings' file if it has them. As many engines as the
-    settings say work meanwhile."""
+def known(backend: Backend, settings: EngineSettings, clock: Clock, *, again: bool = False) -> Costs:
+    """The costs of all that the model can be stepped by, from the settings' file if it has them and they are not to be
+    measured `again`. As many engines as the settings say work meanwhile."""
     busy = partial(_a_lane, settings.lanes) if backend.about.get("device") == "cpu" else None
-    kept = Kept(settings.capacity_file, settings.threads, lanes=settings.lanes)
+    kept = Kept(settings.capacity_file, settings.threads, again, settings.lanes)
     return kept.costs(backend, backend.config.chunks, clock, settings.budget_s, busy)
 
 

@@ -46,10 +46,12 @@ class Lanes:
         observe: Callable[[Step], None] = lambda _step: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.backend, self.settings = backend, settings
+        self.backend = backend
         self._deliver, self._observe, self._clock = deliver, observe, clock
         self._observing = threading.Lock()
         backends = backend.lanes(settings.lanes)
+        settings = replace(settings, lanes=len(backends))
+        self.settings = settings
         memory = settings.memory_bytes
         own = replace(settings, memory_bytes=None if memory is None else memory // len(backends))
         self.lanes = [Lane(Engine(part, own, self._heard, self._stepped, clock)) for part in backends]
@@ -62,9 +64,7 @@ class Lanes:
     def start(self, costs: Costs | None = None) -> None:
         """Measure what steps cost while all engines work, unless it is known, and begin."""
         engines = [lane.engine for lane in self.lanes]
-        if costs is None:
-            with at_work([engine.backend for engine in engines[1:]]):
-                costs = known(self.backend, self.settings, self._clock)
+        costs = costs or costs_of([engine.backend for engine in engines], self.settings, self._clock)
         most = sum(engine.most_streams() for engine in engines)
         self._admission = Admission(costs, self.settings, most, len(engines))
         for engine in engines:
@@ -196,6 +196,14 @@ class Lanes:
     def _stepped(self, step: Step) -> None:
         with self._observing:
             self._observe(step)
+
+
+def costs_of(
+    backends: Sequence[Backend], settings: EngineSettings, clock: Callable[[], float], *, again: bool = False
+) -> Costs:
+    """What the first one's steps cost while the others are at work; `again`: whether or not that is known."""
+    with at_work(backends[1:]):
+        return known(backends[0], settings, clock, again=again)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,13 @@ _CGROUP = Path("/sys/fs/cgroup")  # a container's own limits, where the system h
 
 
 def processors() -> int:
-    """Those that this process may use, which in a container or under taskset are not all there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Those that this process may use: under taskset, or in a container, not all there are. A limit of processor time
+    (`docker --cpus`, Kubernetes' `limits.cpu`) counts as so many, rounded up."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    match _text(_CGROUP / "cpu.max").split():
+        case [quota, period] if quota.isdigit() and period.isdigit() and int(period):
+            return max(1, min(count, -(-int(quota) // int(period))))
+    return count
 
 
 def processor_name() -> str:

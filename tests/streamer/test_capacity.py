@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from streamer.backends.base import Row
 from streamer.backends.fake import FakeBackend
 from streamer.config import load
+from streamer.engine import machine
 from streamer.engine.capacity import LATE_ROWS, MOST_PACE, Admission, Watch, most_streams
 from streamer.engine.costs import Clock, Costs, longest_step, measure
 from streamer.engine.kept import FORMAT, Kept
@@ -169,6 +170,16 @@ def test_streams_are_as_many_as_slots_or_as_memory_holds() -> None:
     assert most_streams(backend, 94, 400) == 10
     assert most_streams(backend, 94, 10) == 1
     assert most_streams(backend, 94, 1 << 40) == 94
+
+
+@pytest.mark.parametrize(("limit", "count"), [("max 100000", 3), ("150000 100000", 2), ("50000 100000", 1), ("", 3)])
+def test_a_limit_of_processor_time_counts_as_fewer_processors(
+    limit: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(limit)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert machine.processors() == count
 
 
 # The measurement.

@@ -12,8 +12,10 @@ from streamer.bench.capacity import table
 from streamer.cli import main
 from streamer.commands import FAILED, OK
 from streamer.engine import costs as engine_costs
+from streamer.engine.capacity import Admission
 from streamer.engine.costs import Costs
 from streamer.engine.kept import FORMAT, name_of
+from streamer.engine.results import EngineSettings
 from tests.shell import failing
 
 COSTS = Costs({1: ((1, 0.004), (9, 0.008)), 7: ((1, 0.02), (8, 0.09))})
@@ -31,7 +33,8 @@ def keep(file: Path, slots: int) -> None:
 
 
 def test_the_table_has_milliseconds_by_rows_and_the_streams_that_fit() -> None:
-    lines = table(COSTS, 0.85, "What fits: toy", {"backend": "fake", "threads": "2"}).splitlines()
+    admission = Admission(COSTS, EngineSettings(max_load=0.85), 1000, lanes=3)
+    lines = table(admission, 0.85, "What fits: toy", {"backend": "fake", "threads": "2"}).splitlines()
     assert lines[0] == "# What fits: toy"
     assert lines[4:11] == [
         "| rows | 80 ms | 560 ms |",
@@ -40,7 +43,7 @@ def test_the_table_has_milliseconds_by_rows_and_the_streams_that_fit() -> None:
         "| 8 |  | 90.00 |",
         "| 9 | 8.00 |  |",
         f"| most rows of a step | {int(0.032 / 0.008 * 9)} | {int(0.16 / 0.09 * 8)} |",
-        f"| **streams that fit at 85%** | **{COSTS.fits(1, 0.85)}** | **{COSTS.fits(7, 0.85)}** |",
+        f"| **streams that fit at 85%** | **{3 * COSTS.fits(1, 0.85)}** | **{3 * COSTS.fits(7, 0.85)}** |",
     ]
     assert lines[12:14] == ["- backend: fake", "- threads: 2"]
     assert lines[14].startswith("- machine: ")

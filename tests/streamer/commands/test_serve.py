@@ -16,7 +16,7 @@ from streamer.cli import main
 from streamer.commands import default_latency, processors
 from streamer.commands.serve import with_model
 from streamer.config import Config, load
-from streamer.offer import offer
+from streamer.offer import lanes, offer
 from tests.models.tiny import tiny_config
 from tests.shell import failing
 
@@ -104,6 +104,9 @@ def test_threads_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPa
     fake = load(env={}, overrides=["model.backend=fake"])
     assert with_model(fake).model.threads == 3
     assert with_model(load(env={}, overrides=["model.backend=fake", "model.threads=2"])).model.threads == 2
+    for wanted, threads_and_lanes in (("0", (1, 3)), ("1", (1, 3)), ("2", (2, 1)), ("5", (5, 1))):
+        own = with_model(load(env={}, overrides=[f"model.threads={wanted}"]))
+        assert (own.model.threads, lanes(own)) == threads_and_lanes, "steps side by side on the processors there are"
 
 
 @pytest.mark.parametrize("contexts", [((70, 13), (70, 6), (70, 0)), ((70, 13), (70, 1))])
