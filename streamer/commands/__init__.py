@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from streamer.engine.machine import processors
 from streamer.errors import printable
 
 OK, FAILED, USAGE = 0, 1, 2

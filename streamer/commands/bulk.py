@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.config import SAMPLE_RATE
-from streamer.commands import FAILED, OK, TAIL_MS, USAGE, CommandError, processors, say, unwound_by_sigterm, whole
+from streamer.commands import FAILED, OK, TAIL_MS, USAGE, CommandError, say, unwound_by_sigterm, whole
+from streamer.engine.machine import processors
 
 if TYPE_CHECKING:
     from streamer.commands.device import Heard

@@ -17,12 +17,13 @@ from models.config import FRAME_MS, SAMPLE_RATE, ModelConfig
 from models.store import load
 from models.tokenizer import Tokenizer
 from streamer import artefacts
-from streamer.commands import USAGE, CommandError, processors, say
+from streamer.commands import USAGE, CommandError, say
 from streamer.commands.ahead import Stored, windows
 from streamer.commands.delivery import Delivery
 from streamer.commands.hands import Row, Vocabulary
 from streamer.commands.listening import OFFLINE, latency_of, prompt_of
 from streamer.commands.models import read as read_config
+from streamer.engine.machine import processors
 
 WINDOW = 8  # batches' worth of recordings that are sorted by length together: the more, the less padding
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

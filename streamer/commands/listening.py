@@ -20,9 +20,10 @@ from models.config import FRAME_S, SAMPLE_RATE, ConfigError, ModelConfig
 from models.tokenizer import Tokenizer
 from streamer import artefacts
 from streamer.backends import load_backend
-from streamer.commands import DEFAULT_BACKEND, USAGE, CommandError, default_latency, processors, say
+from streamer.commands import DEFAULT_BACKEND, USAGE, CommandError, default_latency, say
 from streamer.commands.models import read as read_config
 from streamer.decoding import Token
+from streamer.engine.machine import processors
 from streamer.recordings import Unreadable
 from streamer.transcriber import Step, Transcriber
 from streamer.transcript.utterance import Utterance

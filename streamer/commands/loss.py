@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamer.artefacts import how_to_add
-from streamer.commands import OK, CommandError, command, processors, say, whole
+from streamer.commands import OK, CommandError, command, say, whole
+from streamer.engine.machine import processors
 
 if TYPE_CHECKING:
     from streamer.bench.loss import Line

@@ -14,17 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from streamer.commands import (
-    DEFAULT_BACKEND,
-    FAILED,
-    OK,
-    USAGE,
-    CommandError,
-    add_model_flags,
-    command,
-    processors,
-    say,
-)
+from streamer.commands import DEFAULT_BACKEND, FAILED, OK, USAGE, CommandError, add_model_flags, command, say
+from streamer.engine.machine import processors
 
 if TYPE_CHECKING:
     from clients.client import Client

@@ -34,7 +34,7 @@ class Ear:
             self.results += results
             self._more.notify_all()
 
-    def wait(self, enough: Callable[[list[Result]], object], timeout_s: float = 5.0) -> None:
+    def wait(self, enough: Callable[[list[Result]], object], timeout_s: float = 30.0) -> None:
         with self._more:
             assert self._more.wait_for(lambda: enough(self.results), timeout_s), f"heard only {self.results}"
 
@@ -359,7 +359,7 @@ def test_what_is_said_to_a_stream_that_ended_is_left_alone() -> None:
         running.drop("ghost")
 
 
-def wait_until(true: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def wait_until(true: Callable[[], bool], timeout_s: float = 30.0) -> None:
     until = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < until, "waited in vain"

@@ -13,9 +13,10 @@ import pytest
 from models.config import ConfigError
 from streamer import artefacts, server
 from streamer.cli import main
-from streamer.commands import default_latency, processors
+from streamer.commands import default_latency
 from streamer.commands.serve import with_model
 from streamer.config import Config, load
+from streamer.engine.machine import processors
 from streamer.offer import lanes, offer
 from tests.models.tiny import tiny_config
 from tests.shell import failing
