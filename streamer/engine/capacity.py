@@ -24,7 +24,7 @@ LATE_S = 5.0  # lateness is forgotten after about this
 LATE_SHARE = 0.05  # of the chunks: more that are later than the budget and than a chunk lasts, and nobody comes in
 # Beside its steps a stream costs what its sockets do: about this share of a processor, with messages of 20 ms
 # (docs/benchmarks/overhead.md), until it is seen what it does here.
-SERVING = 0.005
+SERVING = 0.006
 SERVING_PRIOR_S = 60.0  # streams times seconds for which that counts
 SERVING_S = 10.0  # what is seen is forgotten after about this
 LATE_ROWS = 150.0  # fewer chunks than this say nothing: one stall of a moment is no load
