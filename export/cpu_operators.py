@@ -33,6 +33,19 @@ def _like_ring(ring: Tensor, *_: object) -> Tensor:
     return torch.empty_like(ring)
 
 
+@torch.library.custom_op("streamer::heads_matmul", mutates_args=())
+def heads_matmul(x: Tensor, y: Tensor, shape: Tensor, width: int, transposed: bool) -> Tensor:
+    """x (B, heads, T, n) times y (B, heads, n, m), or m, n if `transposed`: (B, heads, T, m), as products of as many
+    frames at once as the last but one of `shape` (5,), that of x cut so, says. width: m."""
+    del shape, width
+    return x @ (y.transpose(2, 3) if transposed else y)
+
+
+@heads_matmul.register_fake
+def _like_product(x: Tensor, _y: Tensor, _shape: Tensor, width: int, _transposed: bool) -> Tensor:
+    return x.new_empty(*x.shape[:3], width)
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionParts:
     """An attention layer's constants, as its graph has them."""
@@ -67,28 +80,41 @@ def conv_ring(config: ModelConfig) -> int:
 
 
 class Places:
-    """Where the frames of a chunk lie in the rings, and what their queries see: the same for all layers."""
+    """Where the new frames lie in the rings, and what their queries see: the same for all layers."""
 
-    def __init__(self, config: ModelConfig, frames: Tensor, end: Tensor, chunk: int, left: int | Tensor) -> None:
-        """frames (B,) done before this chunk; end (B,) the stream's length in frames as known after it."""
-        self.rows, self.chunk, self.heads = frames.shape[0], chunk, config.heads
-        ring, behind = config.ring, config.conv_context[0]
-        newest = frames[:, None] + (chunk - 1)
+    def __init__(
+        self, config: ModelConfig, frames: Tensor, end: Tensor, new: int, context: tuple[Tensor, Tensor]
+    ) -> None:
+        """frames (B,) done before; end (B,) the stream's length in frames as known now; new: frames of this step, one
+        or more of each row's chunks; context: left and right of each row, (B,), chunks of one frame or all longer."""
+        self.rows, self.new, self.heads = frames.shape[0], new, config.heads
+        self.ring, self.head_dim, behind = config.ring, config.head_dim, config.conv_context[0]
+        ring = self.ring
+        newest = frames[:, None] + (new - 1)
         key = newest - torch.remainder(newest - torch.arange(ring), ring)  # (B, ring): the frame each position holds
-        seen = visible(newest, key, (left, chunk - 1), "chunked_limited") & (key >= 0) & (key < end[:, None])
-        self.penalty = (~seen)[:, None, None].float() * MASKED  # all queries of a chunk see the same keys
-        query = frames[:, None] + torch.arange(chunk)
+        query = frames[:, None] + torch.arange(new)
+        left, right = (side[:, None, None] for side in context)
+        seen = visible(query[:, :, None], key[:, None, :], (left, right), "chunked_limited")
+        seen = seen & ((key >= 0) & (key < end[:, None]))[:, None, :]
+        self.penalty = (~seen)[:, None].float() * MASKED  # (B, 1, new, ring)
         index = query[:, :, None] - key[:, None, :] + (max(config.chunks) - 1)
-        self.relative = index[:, None].expand(-1, config.heads, -1, -1)  # (B, heads, C, ring) into the table
+        self.relative = index[:, None].expand(-1, config.heads, -1, -1)  # (B, heads, new, ring) into the table
         self.at = torch.remainder(frames, ring)
+        # The runtime rounds a product of a single row in another way: chunks of one frame are that whether one is
+        # computed or some at once, all others never are.
+        right = context[1][:1]
+        at_once = torch.where(right == 0, torch.ones_like(right), torch.full_like(right, new))
+        self.by_content, self.by_key = (
+            torch.cat([torch.tensor([0, 0, -1]), at_once, torch.tensor([size])]) for size in (config.head_dim, ring)
+        )
         size = conv_ring(config)
         self.conv_at = torch.remainder(frames, size)
-        window = torch.remainder(frames[:, None] - behind + torch.arange(behind + chunk), size)
-        self.window = window + size * torch.arange(self.rows)[:, None]  # (B, left + C) into the rings of all rows
+        window = torch.remainder(frames[:, None] - behind + torch.arange(behind + new), size)
+        self.window = window + size * torch.arange(self.rows)[:, None]  # (B, left + new) into the rings of all rows
 
 
 class CpuOperators(Plain):
-    """Frames are (B C, d_model), row after row; `keys`, `values` and `tails` hold the rings once layers have run."""
+    """Frames are (B T, d_model), row after row; `keys`, `values` and `tails` hold the rings once layers have run."""
 
     def __init__(
         self, parts: list[AttentionParts], places: Places, rings: tuple[list[Tensor], list[Tensor], list[Tensor]]
@@ -102,25 +128,27 @@ class CpuOperators(Plain):
         q, k, v = (x @ own.qkv).chunk(3, dim=-1)
         self.keys[layer] = ring_write(self.keys[layer], self._by_head(k), places.at, 2)
         self.values[layer] = ring_write(self.values[layer], self._by_head(v), places.at, 2)
-        by_content = self._by_head(q + own.by_content) @ self.keys[layer].transpose(2, 3)
-        # One product for the frames of all rows: the table is the same for them. With a row of nothing below them, for
-        # the runtime rounds a product of a single row in another way, and a stream's words would depend on company.
+        query = self._by_head(q + own.by_content)
+        by_content = heads_matmul(query, self.keys[layer], places.by_content, places.ring, True)
+        # One product for the frames of all rows: the table is the same for them. With a row of nothing below them, so
+        # that it is never a product of a single row, or a stream's words would depend on company.
         query = nn.functional.pad(q + own.by_position, (0, 0, 0, 1)).unflatten(-1, (places.heads, -1)).transpose(0, 1)
-        by_position = (query @ own.table)[:, :-1].unflatten(1, (places.rows, places.chunk)).transpose(0, 1)
+        by_position = (query @ own.table)[:, :-1].unflatten(1, (places.rows, places.new)).transpose(0, 1)
         scores = by_content + (by_position.gather(-1, places.relative) + places.penalty)
-        heard = (scores.softmax(-1) @ self.values[layer]).transpose(1, 2).reshape(x.shape)
+        heard = heads_matmul(scores.softmax(-1), self.values[layer], places.by_key, places.head_dim, False)
+        heard = heard.transpose(1, 2).reshape(x.shape)
         return heard @ attention.linear_out.weight.T + own.bias
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """(B C, d) -> (B, heads, C, head_dim)."""
-        return x.reshape(self._places.rows, self._places.chunk, self._places.heads, -1).transpose(1, 2)
+        """(B T, d) -> (B, heads, T, head_dim)."""
+        return x.reshape(self._places.rows, self._places.new, self._places.heads, -1).transpose(1, 2)
 
     def convolve(self, layer: int, convolution: nn.Module, x: Tensor, live: Tensor) -> Tensor:
         assert isinstance(convolution, Convolution)
         places = self._places
         h = nn.functional.glu(pointwise(convolution.pointwise_conv1, x), dim=-1).masked_fill(~live, 0.0)
-        h = h.unflatten(0, (places.rows, places.chunk))
+        h = h.unflatten(0, (places.rows, places.new))
         self.tails[layer] = ring_write(self.tails[layer], h, places.conv_at, 1)
-        heard = nn.functional.embedding(places.window, self.tails[layer].flatten(0, 1))  # (B, left + C, d)
+        heard = nn.functional.embedding(places.window, self.tails[layer].flatten(0, 1))  # (B, left + T, d)
         h = convolution.depthwise_conv(heard.transpose(1, 2)).transpose(1, 2)
         return pointwise(convolution.pointwise_conv2, nn.functional.silu(convolution.batch_norm(h.reshape(x.shape))))

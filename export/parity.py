@@ -139,12 +139,13 @@ def _steps(model: Model, folder: Path, pcm: Sequence[Array], chunk: int, prompt:
     config, rows = model.config, len(pcm)
     step, old = ExportedStep(folder, config), EncoderState.zeros(config, rows)
     state = _start(config, rows, chunk)
-    prompts, lefts = np.full(rows, prompt, np.int64), np.full(rows, config.context_of(chunk)[0], np.int64)
+    same = {"prompt": prompt, "left": config.context_of(chunk)[0], "chunk": chunk}
+    constants = {name: np.full(rows, value, np.int64) for name, value in same.items()}
     for number, (mel, valid, last, active) in enumerate(_chunks(model, pcm, chunk)):
-        want, old, count = _model_step(model, old, (mel, valid, last, active, prompts), chunk)
+        want, old, count = _model_step(model, old, (mel, valid, last, active, constants["prompt"]), chunk)
         frames = state.pop("frames")
         inputs = {"mel": mel, "valid": valid, "last": last, "active": active, "frames": frames}
-        got, got_count, state = step(inputs | {"prompt": prompts, "left": lefts}, state)
+        got, got_count, state = step(inputs | constants, state)
         if (got_count != count)[active].any():
             raise ParityError(f"{folder.name} step {number}: got {got_count} frames, expected {count}")
         state["frames"] = np.where(active, frames + got_count, frames)

@@ -21,7 +21,7 @@ _LSTM_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Step(nn.Module):
-    """One chunk of every row: features in, the decoder's view of the frames out, state in and out."""
+    """One chunk of every row, or some of them: features in, the decoder's view of the frames out, state in and out."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -35,24 +35,27 @@ class Step(nn.Module):
     def forward(
         self,
         mel: Tensor,
-        counters: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+        counters: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
         tails: tuple[Tensor, Tensor],
         conv: list[Tensor],
         keys: list[Tensor],
         values: list[Tensor],
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], list[Tensor], list[Tensor], list[Tensor]]:
-        """counters: valid, last, active, frames, prompt, left, each (B,). -> scores, real frames, the new state.
+        """counters: valid, last, active, frames, prompt, left, chunk, each (B,). -> scores, real frames, the new state.
 
-        An idle row writes into its rings at its own next positions, which nothing of it can see.
+        As many frames as mel (B, 8T, mels) has: of each row T / chunk chunks, fewer where they are its last. An idle
+        row writes into its rings at its own next positions, which nothing of it can see.
         """
-        valid, last, active, frames, prompt, lefts = counters
-        encoder, chunk = self.model.encoder, mel.shape[1] // 8
-        left = lefts[:, None] if has_many_lefts(self.config) else self.config.left
-        mel_length, end = encoder.lengths(frames, chunk, valid, last)
+        valid, last, active, frames, prompt, lefts, chunks = counters
+        encoder, new = self.model.encoder, mel.shape[1] // 8
+        left = lefts if has_many_lefts(self.config) else torch.full_like(chunks, self.config.left)
+        mel_length, end = encoder.lengths(frames, new, valid, last)
         x, new_tails = self.subsampling(mel, tails, frames, mel_length)
-        live = within(frames, chunk, end).flatten()[:, None]
-        operators = CpuOperators(self.parts, Places(self.config, frames, end, chunk, left), (keys, values, conv))
-        y = encoder.stack(x, live, operators).unflatten(0, (-1, chunk))
+        live = within(frames, new, end).flatten()[:, None]
+        operators = CpuOperators(
+            self.parts, Places(self.config, frames, end, new, (left, chunks - 1)), (keys, values, conv)
+        )
+        y = encoder.stack(x, live, operators).unflatten(0, (-1, new))
         y = self.model.with_prompt(y, prompt)
         scores = self.model.joint.enc(y) if self.config.transducer else self.model.ctc(y)
         kept = tuple(rows_where(active, new, old) for new, old in zip(new_tails, tails, strict=True))
@@ -114,7 +117,7 @@ def step_inputs(config: ModelConfig, rows: int, chunk: int) -> tuple[Any, ...]:
     tails = tuple(torch.zeros(rows, *shape) for shape in tail_shapes(config).values())
     whole = torch.zeros(rows, dtype=torch.int64)
     flags = torch.zeros(rows, dtype=torch.bool)
-    counters = (whole + 8 * chunk, flags, ~flags, state.frames, whole, whole + config.left)
+    counters = (whole + 8 * chunk, flags, ~flags, state.frames, whole, whole + config.left, whole + chunk)
     mel = torch.zeros(rows, 8 * chunk, config.mels)
     return mel, counters, tails, conv, list(state.keys), list(state.values)
 
@@ -124,5 +127,5 @@ def step_names(config: ModelConfig) -> tuple[list[str], list[str]]:
     layers = range(config.layers)
     state = list(tail_shapes(config))
     state += [f"{kind}.{layer}" for kind in ("conv", "keys", "values") for layer in layers]
-    inputs = ["mel", "valid", "last", "active", "frames", "prompt", "left", *state]
+    inputs = ["mel", "valid", "last", "active", "frames", "prompt", "left", "chunk", *state]
     return inputs, ["scores", "count", *(f"new_{name}" for name in state)]

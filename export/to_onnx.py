@@ -32,7 +32,7 @@ from models.transducer import Model
 OPSET = 24  # the first with TensorScatter
 IR_VERSION = 11  # what opset 24 belongs to
 PRECISIONS = ("fp32", "int8")
-FORMAT = 2  # 2: convolution inputs in rings
+FORMAT = 3  # 2: convolution inputs in rings; 3: some chunks of a row at once
 MOST_INLINE_BYTES = 64 << 20  # larger weights lie beside the graph, where a runtime can map them
 # Every name that an export may have: what an older one left under them goes, all else in the folder stays.
 _GRAPHS = [f"{graph}.{kind}" for graph in ("step", "predictor", "joint") for kind in ("onnx", "weights")]
@@ -142,7 +142,7 @@ def step_graph(model: Model) -> onnx.ModelProto:
     batch, chunk = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("chunk", min=1, max=max(config.chunks))
     rows, layers = {0: batch}, config.layers
     inputs, outputs = step_names(config)
-    shapes = ({0: batch, 1: 8 * chunk}, (rows,) * 6, (rows,) * 2, [rows] * layers, [rows] * layers, [rows] * layers)
+    shapes = ({0: batch, 1: 8 * chunk}, (rows,) * 7, (rows,) * 2, [rows] * layers, [rows] * layers, [rows] * layers)
     example = max(2, max(config.chunks))
     if max(config.chunks) == 1:  # the exporter takes a size of 1 for a constant
         shapes, example = ({0: batch}, *shapes[1:]), 1
@@ -170,6 +170,13 @@ def _ring_write(ring: Any, new: Any, at: Any, axis: int) -> Any:
     return _OPS.TensorScatter(ring, new, at, axis=axis, mode="circular")
 
 
+def _heads_matmul(x: Any, y: Any, shape: Any, width: int, transposed: bool) -> Any:
+    y = _OPS.Unsqueeze(y, [2])
+    if transposed:
+        y = _OPS.Transpose(y, perm=[0, 1, 2, 4, 3])
+    return _OPS.Reshape(_OPS.MatMul(_OPS.Reshape(x, shape), y), _OPS.Constant(value_ints=[0, 0, -1, width]))
+
+
 def _to_onnx(module: nn.Module, example: Any, shapes: Any, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -181,7 +188,10 @@ def _to_onnx(module: nn.Module, example: Any, shapes: Any, inputs: list[str], ou
             dynamic_shapes=shapes,
             input_names=inputs,
             output_names=outputs,
-            custom_translation_table={torch.ops.streamer.ring_write.default: _ring_write},
+            custom_translation_table={
+                torch.ops.streamer.ring_write.default: _ring_write,
+                torch.ops.streamer.heads_matmul.default: _heads_matmul,
+            },
             verbose=False,
         )
     assert program is not None

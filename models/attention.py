@@ -14,11 +14,11 @@ from models.config import ModelConfig, position_rates
 MASKED = -10_000.0  # NeMo multi_head_attention.py: masked scores, before the softmax
 
 
-def visible(query: Tensor, key: Tensor, context: tuple[int | Tensor, int], style: str) -> Tensor:
+def visible(query: Tensor, key: Tensor, context: tuple[int | Tensor, int | Tensor], style: str) -> Tensor:
     """May frame `query` see frame `key`? Integer tensors that broadcast; the one rule for training and streaming.
 
     chunked_limited: keys of the query's chunk and of the left // C chunks before it (conformer_encoder.py:823-842).
-    regular: -left <= key - query <= right. -1 is unlimited. `left` may be a tensor where rows differ.
+    regular: -left <= key - query <= right. -1 is unlimited. Either may be a tensor where rows differ.
     """
     left, right = context
     if style == "chunked_limited":
@@ -30,7 +30,7 @@ def visible(query: Tensor, key: Tensor, context: tuple[int | Tensor, int], style
     seen = torch.ones_like(ahead, dtype=torch.bool)
     if left >= 0:
         seen = seen & (ahead >= -left)
-    return seen & (ahead <= right) if right >= 0 else seen
+    return seen if isinstance(right, int) and right < 0 else seen & (ahead <= right)
 
 
 def sinusoids(low: int, high: int, d_model: int) -> Tensor:

@@ -107,7 +107,7 @@ class Encoder(nn.Module):
     def forward(
         self, mel: Tensor, state: EncoderState, valid: Tensor, last: Tensor, context: tuple[int, int]
     ) -> tuple[Tensor, EncoderState, Tensor]:
-        """One chunk of every row: mel (B, 8C, mels), C = right context + 1.
+        """One chunk of every row, or some: mel (B, 8T, mels), T a multiple of C = right context + 1.
 
         valid (B,) counts the mel positions before the audio's end (the seven before its start included) and matters
         where last (B,) is true. Returns frames (B, C, d_model), the new state, and how many frames are real (B,).

@@ -19,7 +19,7 @@ EXPORTED = "artefact.json"  # the file that makes a folder one that ONNX Runtime
 CONFIG = "config.json"  # the file that makes a folder one of a model
 ENGINES = "tensorrt.json"  # the file that makes a folder one of TensorRT engines
 _GZIP = b"\x1f\x8b"
-_LAYOUT = "3"  # part of the cache's key: raise it when the exported graphs change
+_LAYOUT = "4"  # part of the cache's key: raise it when the exported graphs change
 _READ_BYTES = 1 << 20
 
 

@@ -96,6 +96,12 @@ class EngineOptions:
         least=0,
         most=65_536,
     )
+    lanes: int = option(
+        0,
+        "engines side by side, each with a thread for its steps, for the backend ort; 0 is one for every processor",
+        least=0,
+        most=1024,
+    )
     budget_ms: float = option(
         250.0, "longest step, and the lateness of a chunk that is still fine, milliseconds", least=1, most=60_000
     )

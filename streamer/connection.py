@@ -16,7 +16,7 @@ from aiohttp import WSMessage, WSMsgType, web
 from models.config import FRAME_S, SAMPLE_RATE
 from streamer.actions import Action, Drain, Feed, Finish, Fork, Hangup, Say
 from streamer.config import Server
-from streamer.engine.loop import Engine, Failed, Result
+from streamer.engine.lanes import Failed, Lanes, Result
 from streamer.engine.remote import Remote
 from streamer.gate import Gate
 from streamer.intake import Intake
@@ -48,7 +48,7 @@ def stream_key(session_id: str, channel: int) -> str:
 class House:
     """What all connections share."""
 
-    engine: Engine | Remote
+    engine: Lanes | Remote
     metrics: Metrics
     limits: Server
     clock: Callable[[], float]

@@ -23,7 +23,7 @@ from streamer import sockets, tally
 from streamer.backends.base import Backend
 from streamer.config import Config, plain
 from streamer.engine.exchange import Exchange, Line
-from streamer.engine.loop import Engine, Step
+from streamer.engine.lanes import Lanes, Step
 from streamer.engine.ring import Ring, create
 from streamer.metrics import Metrics
 from streamer.offer import engine_settings, offer
@@ -47,7 +47,7 @@ class Fronts:
         offer(config, backend.config)  # what the model does not have is refused here, once
         self.metrics = Metrics(*[lambda: 0.0] * 3)
         self.exchange = Exchange(self._noted)
-        self.engine = Engine(backend, engine_settings(config), self.exchange.deliver, self._count, clock)
+        self.engine = Lanes(backend, engine_settings(config), self.exchange.deliver, self._count, clock)
         self.exchange.engine = self.engine
         self.metrics.room(backend.config.latencies_ms, self.engine.fits)
         self.port = 0
@@ -99,9 +99,7 @@ class Fronts:
                 log.critical("the fronts cannot be kept up", exc_info=fault)
                 self._code = 1
                 self._stop.set()
-        longest = self.config.engine.step_timeout_s
-        if self.engine.failure is None and self.engine.stuck_seconds() > longest:
-            self.engine.die(f"a step took longer than {longest:g} s, expected an end")
+        self.engine.watch(self.config.engine.step_timeout_s)
         if self.engine.failure is not None:
             log.critical("the engine is dead: %s", self.engine.failure)
             self._code = 1

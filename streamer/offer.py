@@ -21,6 +21,7 @@ AUTOMATIC = 0  # of engine.slots
 MEMORY_SHARE = 0.5  # of the memory that is free at the start: for the states of streams
 MOST_STREAMS = 1024  # of one process on CPUs, unless somebody asks for more
 MOST_ON_DEVICE = 32  # whose memory is taken at once
+STEPS_HERE = "ort"  # the backend whose steps take this machine's processors, side by side
 IN_MAIN_MEMORY = ("ort", "fake")
 
 
@@ -71,14 +72,27 @@ def engine_settings(config: Config) -> EngineSettings:
         budget_s=own.budget_ms / 1000,
         max_load=own.max_load,
         capacity_file=own.capacity_file,
+        lanes=lanes(config),
         threads=threads(config),
+        processors=machine.processors() if config.model.backend == STEPS_HERE else 0,
         memory_bytes=None if free is None else int(MEMORY_SHARE * free),
     )
 
 
 def threads(config: Config) -> int:
-    """Threads of one step."""
-    return config.model.threads or machine.processors()
+    """Threads of one step: one where engines can work side by side, unless somebody asks for more."""
+    if config.model.threads:
+        return config.model.threads
+    if config.model.backend == STEPS_HERE:
+        return max(1, machine.processors() // config.engine.lanes) if config.engine.lanes else 1
+    return machine.processors()
+
+
+def lanes(config: Config) -> int:
+    """Engines side by side."""
+    if config.model.backend != STEPS_HERE:
+        return max(1, config.engine.lanes)
+    return config.engine.lanes or max(1, machine.processors() // threads(config))
 
 
 def slots(config: Config) -> int:

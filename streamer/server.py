@@ -20,14 +20,14 @@ from streamer.backends import Place, load_backend
 from streamer.backends.base import Backend
 from streamer.config import Config
 from streamer.connection import Connection, House, stream_key
-from streamer.engine.loop import Engine, Full, Result, Step
+from streamer.engine.lanes import Full, Lanes, Result, Step
 from streamer.engine.remote import Remote
 from streamer.errors import Refusal
 from streamer.fronts import Fronts, calm
 from streamer.guard import Guard
 from streamer.line import CLOSE_S, hang_up
 from streamer.metrics import CONTENT_TYPE, Metrics
-from streamer.offer import door, engine_settings, info, offer, session_settings, slots, threads
+from streamer.offer import door, engine_settings, info, lanes, offer, session_settings, slots, threads
 from streamer.pages import Pages
 from streamer.protocols.events import Error
 from streamer.protocols.native import Native, parse_query
@@ -49,7 +49,7 @@ HARD_LIMIT = 4  # messages up to so many times the limit are refused in words, l
 class Daemon:
     """One backend, here or in another process, behind one port. `start`, then `run` until it is told to stop."""
 
-    engine: Engine | Remote
+    engine: Lanes | Remote
 
     def __init__(self, config: Config, backend: Backend | Remote, clock: Callable[[], float] = time.monotonic) -> None:
         self.config, self.backend, self.clock = config, backend, clock
@@ -59,7 +59,7 @@ class Daemon:
         if isinstance(backend, Remote):
             self.engine, backend.deliver = backend, self._deliver
         else:
-            self.engine = Engine(backend, engine_settings(config), self._from_engine, self._count, clock)
+            self.engine = Lanes(backend, engine_settings(config), self._from_engine, self._count, clock)
             self.metrics.room(backend.config.latencies_ms, self.engine.fits)
         self.offer = offer(config, backend.config)
         self.port = 0
@@ -197,8 +197,7 @@ class Daemon:
         self.rooms.tick(now)
         for watching in list(filter(None, self._watching.values())):
             watching.tick(now)
-        if self.engine.failure is None and self.engine.stuck_seconds() > (longest := self.config.engine.step_timeout_s):
-            self.engine.die(f"a step took longer than {longest:g} s, expected an end")
+        self.engine.watch(self.config.engine.step_timeout_s, time.thread_time())
 
     # HTTP.
 
@@ -386,7 +385,7 @@ async def _serve(config: Config, backend: Backend, bound: Sequence[socket.socket
     daemon = Fronts(config, backend) if config.server.fronts else Daemon(config, backend)
     daemon.metrics.describe({"name": backend.name, **backend.about})
     await daemon.start(bound)
-    if config.server.fronts or backend.depth > 1:
+    if config.server.fronts or backend.depth > 1 or lanes(config) > 1:
         calm()
     return await daemon.run()
 

@@ -158,7 +158,7 @@ class Session:
             return self._refused(event.refusal, now) if isinstance(event, Malformed) else []
         match event:
             case Audio(pcm=data):
-                return self._receive_audio(data, now)
+                return self._receive_audio(data, now) + self._overlong(now)
             case Finalize():
                 return self._forked(Voice.finalize)
             case Close():
@@ -246,9 +246,8 @@ class Session:
             return []
         if not listening:
             self._last_message = self._last_audio = now
-        longest = max(now - self._began, self.audio_seconds)
-        if longest >= settings.max_session_s:
-            return self._limit("session_limit", f"session: expected at most {settings.max_session_s:g} s", now)
+        if limit := self._overlong(now):
+            return limit
         if now - self._last_message >= settings.idle_s:
             expected = f"audio or keepalive within {settings.idle_s:g} s"
             return self._limit("idle_timeout", f"stream: got nothing, expected {expected}", now)
@@ -294,6 +293,13 @@ class Session:
             return []
         wrong = Refusal("audio", f"{size} bytes", f"at most {most} bytes a message", code="bad_audio")
         return self._stop(_error(wrong), _Ending("error", 1009, now))
+
+    def _overlong(self, now: float) -> list[Action]:
+        """The end of a session that has lasted, or whose audio lasts, as long as any may."""
+        longest = self._settings.max_session_s
+        if self._ending is not None or max(now - self._began, self.audio_seconds) < longest:
+            return []
+        return self._limit("session_limit", f"session: expected at most {longest:g} s", now)
 
     def _full(self, now: float) -> list[Action]:
         """A few compressed bytes held more than a session may have: the rest is not decoded."""

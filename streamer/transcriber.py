@@ -22,7 +22,7 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one chunk of a recording said."""
+    """What one step of a recording said."""
 
     index: int
     tokens: tuple[Token, ...]
@@ -30,6 +30,7 @@ class Step:
     ended: bool  # the recording has; nothing more comes of it but, where this was not the `last` chunk, the silence
     last: bool
     error: Exception | None = None
+    chunks: int = 1  # of the recording that it was
 
 
 class Clip:
@@ -44,10 +45,10 @@ class Clip:
         self._held_samples = 0
         self._chunks = 0
 
-    def piece(self, chunk: int) -> tuple[Samples, bool]:
-        """The samples of the next chunk, and whether they are the last ones."""
-        needed = samples_needed(self._chunks, chunk)
-        self._chunks += 1
+    def piece(self, chunk: int, chunks: int) -> tuple[Samples, bool]:
+        """The samples of the next so many chunks, and whether they are the last ones."""
+        needed = samples_needed(self._chunks, chunk, chunks)
+        self._chunks += chunks
         while self._held_samples < needed and not self.ended:
             self._read()
         taken = self._take(needed)
@@ -105,13 +106,13 @@ class Transcriber:
 
     def _step(self, busy: dict[int, Clip]) -> list[tuple[int, Step]]:
         """One launch of every busy slot."""
-        slots = sorted(busy)
-        rows = [Row(slot, *busy[slot].piece(self.chunk)) for slot in slots]
-        heard = self.backend.collect(self.backend.launch(self.chunk, rows))
-        return [(row.slot, _said(busy[row.slot], row, result)) for row, result in zip(rows, heard, strict=True)]
+        slots, chunks = sorted(busy), self.backend.most_chunks(self.chunk)
+        rows = [Row(slot, *busy[slot].piece(self.chunk, chunks)) for slot in slots]
+        heard = self.backend.collect(self.backend.launch(self.chunk, rows, chunks))
+        return [(row.slot, _said(busy[row.slot], row, result, chunks)) for row, result in zip(rows, heard, strict=True)]
 
 
-def _said(clip: Clip, row: Row, heard: Heard) -> Step:
+def _said(clip: Clip, row: Row, heard: Heard, chunks: int) -> Step:
     if isinstance(heard, Exception):
         return Step(clip.index, (), clip.samples, clip.ended, True, heard)
-    return Step(clip.index, tuple(heard), clip.samples, clip.ended, row.last)
+    return Step(clip.index, tuple(heard), clip.samples, clip.ended, row.last, chunks=chunks)

@@ -137,18 +137,19 @@ class Stream:
     def __post_init__(self) -> None:
         self.tokens: list[Token] = []
 
-    def next_row(self) -> Row:
-        needed = samples_needed(self.index, self.chunk)
+    def next_row(self, chunks: int = 1) -> Row:
+        needed = samples_needed(self.index, self.chunk, chunks)
         part, self.pcm = self.pcm[:needed], self.pcm[needed:]
-        self.index += 1
+        self.index += chunks
         self.done = len(part) < needed
         return Row(self.slot, part, self.done)
 
 
-def launch(backend: Backend, streams: Sequence[Stream]) -> None:
-    """One chunk for each of `streams`, which share a chunk length."""
-    rows = [stream.next_row() for stream in streams]
-    for stream, heard in zip(streams, backend.collect(backend.launch(streams[0].chunk, rows)), strict=True):
+def launch(backend: Backend, streams: Sequence[Stream], chunks: int = 1) -> None:
+    """So many chunks for each of `streams`, which share a chunk length."""
+    rows = [stream.next_row(chunks) for stream in streams]
+    ticket = backend.launch(streams[0].chunk, rows, chunks)
+    for stream, heard in zip(streams, backend.collect(ticket), strict=True):
         assert isinstance(heard, list), heard
         stream.tokens += heard
 

@@ -1,7 +1,13 @@
-"""What a backend keeps of its streams: arrays with one row per slot. Knows nothing of networks or audio."""
+"""What a backend keeps of its streams: arrays with one row per slot. Knows nothing of networks or audio.
+
+A slot takes memory while a stream is in it: pages that nobody has written are not there, and those of a stream that has
+left are given back. NumPy's own arrays would take it by two megabytes, which are many slots of each array.
+"""
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +20,7 @@ from streamer.backends.base import FIRST_SHORTER_BY, BackendError, State
 from streamer.decoding import Memory
 
 Array = NDArray[Any]
+LEAST_PAGES = 4  # of a row; of fewer, hardly one is a row's own
 LAYERED = ("conv", "keys", "values")
 COUNTERS = ("samples", "frames", "chunk", "prompt", "done")
 MOST_SAMPLES = 1 << 48  # nobody talks for 500 years; keeps hostile counters from overflowing
@@ -27,7 +34,8 @@ class Arena:
         self.config, self.slots = config, slots
         self._initial = initial
         self.tail = np.zeros((slots, TAIL), np.float32)  # the last samples, for the next chunk's features
-        self.model = {name: np.zeros((slots, *shape), np.float32) for name, shape in shapes.items()}
+        self._pages: list[tuple[mmap.mmap, int]] = []  # of each large array, and the bytes of its rows
+        self.model = {name: self._zeros((slots, *shape)) for name, shape in shapes.items()}
         _, layers, hidden = initial.h.shape
         self.memory = Memory.zeros(slots, layers, hidden, initial.g.shape[1], config.blank)
         counters = np.zeros((len(COUNTERS), slots), np.int64)
@@ -43,6 +51,24 @@ class Arena:
         self.memory.start(slot, self._initial)
         self.prompt[slot] = prompt
         self.opened[slot] = True
+
+    def _zeros(self, shape: tuple[int, ...]) -> Array:
+        """float32 zeros, in pages of their own where a row has some."""
+        count = math.prod(shape)
+        row_bytes = 4 * count // shape[0]
+        if row_bytes < LEAST_PAGES * mmap.PAGESIZE or not hasattr(mmap, "MADV_DONTNEED"):
+            return np.zeros(shape, np.float32)
+        pages = mmap.mmap(-1, 4 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._pages.append((pages, row_bytes))
+        return np.frombuffer(pages, np.float32).reshape(shape)
+
+    def vacate(self, slot: int) -> None:
+        """Nobody is in the slot any more: the pages that are all its own go back to the system."""
+        self.opened[slot] = False
+        for pages, row_bytes in self._pages:
+            first = -(-slot * row_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+            end = (slot + 1) * row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+            pages.madvise(mmap.MADV_DONTNEED, first, end - first)
 
     def take(self, slot: int) -> dict[str, Array]:
         """Copies of the slot's rows."""

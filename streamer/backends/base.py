@@ -53,9 +53,15 @@ class Ticket:
     results: list[Heard] = field(default_factory=list)
 
 
-def samples_needed(chunk_index: int, chunk: int) -> int:
-    """Samples that chunk number `chunk_index` of a stream with `chunk` frames per chunk takes."""
-    return FRAME_SAMPLES * chunk - (FIRST_SHORTER_BY if chunk_index == 0 else 0)
+def samples_needed(chunk_index: int, chunk: int, chunks: int = 1) -> int:
+    """Samples that so many chunks from number `chunk_index` on take in a stream with `chunk` frames per chunk."""
+    return FRAME_SAMPLES * chunk * chunks - (FIRST_SHORTER_BY if chunk_index == 0 else 0)
+
+
+def check_chunks(chunks: int, most: int) -> None:
+    """Refuse a launch of no chunk, or of more than a backend takes at once."""
+    if not 1 <= chunks <= most:
+        raise BackendError("chunks", chunks, f"1 to {most}")
 
 
 def check_turn(slot: int, chunk: int, before: int, done: bool) -> None:
@@ -73,7 +79,7 @@ def check_row(row: Row, needed: int) -> None:
         got = f"{pcm.dtype} of shape {pcm.shape}" if isinstance(pcm, np.ndarray) else type(pcm).__name__
         raise BackendError(where, got, "one dimension of float32 samples")
     if row.last and not 0 <= len(pcm) < needed:
-        raise BackendError(where, f"{len(pcm)} samples", f"0 to {needed - 1} in a last chunk")
+        raise BackendError(where, f"{len(pcm)} samples", f"0 to {needed - 1} at the end")
     if not row.last and len(pcm) != needed:
         raise BackendError(where, f"{len(pcm)} samples", f"exactly {needed}")
     if not np.isfinite(pcm).all():
@@ -175,11 +181,19 @@ class Backend(Protocol):
     def about(self) -> dict[str, str]:
         """How it runs, for the log and /metrics: device, precision, kernels, rung."""
 
+    def lanes(self, count: int) -> Sequence[Backend]:
+        """This backend as up to `count` over the same weights, each with its part of the slots, that threads of their
+        own may speak to at the same time. It is not to be used beside them, unless it is the only one itself."""
+
     def open(self, slot: int, prompt: int | None = None) -> None:
         """Make `slot` a stream that heard nothing; `prompt` is a language's index where the model has prompts."""
 
-    def launch(self, chunk: int, rows: Sequence[Row]) -> Ticket:
-        """Step the rows' streams by one chunk of `chunk` encoder frames; no slot twice."""
+    def most_chunks(self, chunk: int) -> int:
+        """Chunks of `chunk` encoder frames that one launch can take of each row; 1 where steps have one shape."""
+
+    def launch(self, chunk: int, rows: Sequence[Row], chunks: int = 1) -> Ticket:
+        """Step the rows' streams by `chunks` chunks of `chunk` encoder frames, those that end by what they have left;
+        no slot twice. The words are those of one chunk after the other."""
 
     def collect(self, ticket: Ticket) -> list[Heard]:
         """What each row said, in order: its tokens, or the Exception that this row alone met."""
@@ -192,6 +206,10 @@ class Backend(Protocol):
 
     def fork(self, source: int, target: int) -> None:
         """Make `target` the stream that `source` is; no launch with either of them is under way."""
+
+    def vacate(self, slot: int) -> None:
+        """Nobody is in `slot` any more, and no launch with it is under way: give back what it took, where that can be
+        done. It is opened, or put or forked into, before it is stepped again."""
 
     def forget(self) -> None:
         """No stream is open any more; give back what memory their steps took, where that can be done."""

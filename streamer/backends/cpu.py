@@ -15,7 +15,17 @@ from models.config import ModelConfig
 from models.features_np import StreamingFeatures
 from models.tokenizer import Tokenizer
 from streamer.backends.arena import Arena, state_shapes
-from streamer.backends.base import BackendError, Heard, Row, State, Ticket, check_row, check_turn, samples_needed
+from streamer.backends.base import (
+    BackendError,
+    Heard,
+    Row,
+    State,
+    Ticket,
+    check_chunks,
+    check_row,
+    check_turn,
+    samples_needed,
+)
 from streamer.decoding import Floats, Greedy, Ints, Networks, Rules, initial_memory
 
 
@@ -46,12 +56,13 @@ class CpuBackend(ABC):
         self._rules, self._strategy = Rules.of(config), Greedy()
         sizes = (config.predictor_layers, config.predictor_hidden, config.joint_hidden)
         initial = initial_memory(networks, *sizes, config.blank)
-        self._arena = partial(Arena, config, slots, initial, shapes or state_shapes(config))
-        self.arena = self._arena()
+        self._arena = partial(Arena, config, initial=initial, shapes=shapes or state_shapes(config))
+        self.arena = self._arena(slots=slots)
 
     @abstractmethod
-    def _encode(self, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
-        """mel (rows, 8C, mels) -> scores (rows, C, joint or vocabulary + 1) and frames that count (rows,).
+    def _encode(self, chunk: int, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
+        """mel (rows, 8T, mels), T frames of one or more chunks -> scores (rows, T, joint or vocabulary + 1) and frames
+        that count (rows,).
 
         Advances the rows' encoder state, but not their counters.
         """
@@ -60,6 +71,11 @@ class CpuBackend(ABC):
     def about(self) -> dict[str, str]:
         """How it runs."""
         return {"device": "cpu", "precision": self.precision, "kernels": "library", "rung": "eager"}
+
+    def lanes(self, count: int) -> Sequence[CpuBackend]:
+        """Itself alone."""
+        del count
+        return [self]
 
     def open(self, slot: int, prompt: int | None = None) -> None:
         """Make `slot` a stream that heard nothing."""
@@ -70,18 +86,23 @@ class CpuBackend(ABC):
             raise BackendError("prompt", prompt, f"below {self.config.num_prompts}, the prompts of the model")
         self.arena.open(slot, prompt)
 
-    def launch(self, chunk: int, rows: Sequence[Row]) -> Ticket:
-        """Step the rows' streams by one chunk; the results are in the ticket when this returns."""
+    def most_chunks(self, chunk: int) -> int:
+        """As many as a ring has room for beside what the first of them looks back at."""
+        return max(1, (self.config.ring - self.config.context_of(chunk)[0]) // chunk)
+
+    def launch(self, chunk: int, rows: Sequence[Row], chunks: int = 1) -> Ticket:
+        """Step the rows' streams by so many chunks; the results are in the ticket when this returns."""
         if chunk not in self.config.chunks:
             raise BackendError("chunk", chunk, "one of " + ", ".join(map(str, self.config.chunks)))
         if len({row.slot for row in rows}) != len(rows):
             raise BackendError("rows", "a slot twice", "each slot once")
-        results: list[Heard] = [self._refusal(chunk, row) or [] for row in rows]
+        check_chunks(chunks, self.most_chunks(chunk))
+        results: list[Heard] = [self._refusal(chunk, row, chunks) or [] for row in rows]
         good = sorted(
             (i for i, heard in enumerate(results) if not isinstance(heard, Exception)), key=lambda i: rows[i].slot
         )
         if good:
-            for i, heard in zip(good, self._step(chunk, [rows[i] for i in good]), strict=True):
+            for i, heard in zip(good, self._step(chunk, [rows[i] for i in good], chunks), strict=True):
                 results[i] = heard
         return Ticket(len(rows), results)
 
@@ -104,9 +125,14 @@ class CpuBackend(ABC):
         """`target` goes on with a copy of the stream in `source`."""
         self.put(target, self.take(source))
 
+    def vacate(self, slot: int) -> None:
+        """The slot's memory goes back to the system."""
+        self._check_slot(slot)
+        self.arena.vacate(slot)
+
     def forget(self) -> None:
         """All slots are as at the beginning: they take memory again only when they are used."""
-        self.arena = self._arena()
+        self.arena = self._arena(slots=self.slots)
 
     def close(self) -> None:
         """No stream is open from here on; memory goes with the object."""
@@ -118,18 +144,18 @@ class CpuBackend(ABC):
         if opened and not self.arena.opened[slot]:
             raise BackendError(f"slot {slot}", "no stream", "an open one")
 
-    def _refusal(self, chunk: int, row: Row) -> Exception | None:
+    def _refusal(self, chunk: int, row: Row, chunks: int) -> Exception | None:
         """Why this row cannot be stepped, if so. The others do not hear of it."""
         arena, slot = self.arena, row.slot
         try:
             self._check_slot(slot, opened=True)
             check_turn(slot, chunk, int(arena.chunk[slot]), bool(arena.done[slot]))
-            check_row(row, samples_needed(int(arena.frames[slot]) // chunk, chunk))
+            check_row(row, samples_needed(int(arena.frames[slot]) // chunk, chunk, chunks))
         except BackendError as error:
             return error
         return None
 
-    def _step(self, chunk: int, rows: list[Row]) -> list[Heard]:
+    def _step(self, chunk: int, rows: list[Row], chunks: int) -> list[Heard]:
         """Rows in order of slots, all checked."""
         arena = self.arena
         slots = np.array([row.slot for row in rows], np.int64)
@@ -137,8 +163,10 @@ class CpuBackend(ABC):
         before, firsts = arena.frames[slots], arena.samples[slots].tolist()
         pcm = [row.pcm for row in rows]
         with np.errstate(over="ignore", invalid="ignore"):  # absurdly loud rows are found in `_decode`
-            mel, valid, tails = self._features.chunk_mel_rows(arena.tail[slots], pcm, firsts, last.tolist(), chunk)
-        scores, counts = self._encode(slots, mel, valid, last)
+            mel, valid, tails = self._features.chunk_mel_rows(
+                arena.tail[slots], pcm, firsts, last.tolist(), chunk * chunks
+            )
+        scores, counts = self._encode(chunk, slots, mel, valid, last)
         arena.tail[slots] = tails
         arena.samples[slots] += [len(samples) for samples in pcm]
         arena.frames[slots] = before + counts

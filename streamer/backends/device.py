@@ -18,7 +18,7 @@ from models.kernels import why_not
 from models.tick import HEADER, Arena, DeviceModel, StepEncoder, Tick, most_tokens, words_per_row
 from models.tokenizer import Tokenizer
 from streamer.backends.arena import COUNTERS, check_state
-from streamer.backends.base import BackendError, Heard, Row, State, Ticket
+from streamer.backends.base import BackendError, Heard, Row, State, Ticket, check_chunks
 from streamer.backends.graphs import Captured
 from streamer.backends.launches import Device, Staging
 from streamer.backends.ledger import Columns, Ledger
@@ -151,8 +151,19 @@ class DeviceBackend:
         self._ledger.open(slot, prompt)
         self._fresh.add(slot)
 
-    def launch(self, chunk: int, rows: Sequence[Row]) -> DeviceTicket:
+    def lanes(self, count: int) -> Sequence[DeviceBackend]:
+        """Itself alone: a device has one queue, and two launches keep it full."""
+        del count
+        return [self]
+
+    def most_chunks(self, chunk: int) -> int:
+        """One: the ticks' shapes are made ready, and a chunk is what they have."""
+        del chunk
+        return 1
+
+    def launch(self, chunk: int, rows: Sequence[Row], chunks: int = 1) -> DeviceTicket:
         """Step the rows' streams by one chunk; returns before the device is done."""
+        check_chunks(chunks, self.most_chunks(chunk))
         if chunk not in self.config.chunks:
             raise BackendError("chunk", chunk, "one of " + ", ".join(map(str, self.config.chunks)))
         columns = Columns.of(rows)
@@ -207,6 +218,11 @@ class DeviceBackend:
             self.arena.copy(source, target)
         self._ledger.put(target, self._ledger.take(source))
         self._forget(target)
+
+    def vacate(self, slot: int) -> None:
+        """A device's memory was all taken at the start, and the next stream's launch clears the slot."""
+        self._ledger.check_slot(slot)
+        self._ledger.opened[slot] = False
 
     def forget(self) -> None:
         """No stream is open from here on; a device's memory was all taken at the start."""

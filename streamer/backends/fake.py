@@ -25,6 +25,7 @@ from streamer.backends.base import (
     Row,
     State,
     Ticket,
+    check_chunks,
     check_row,
     samples_needed,
 )
@@ -102,6 +103,13 @@ class FakeBackend:
         self._opened = np.zeros(slots, np.bool_)
         self._under_way: deque[tuple[int, Ticket, frozenset[int]]] = deque()  # number, ticket, slots
 
+    def lanes(self, count: int) -> Sequence[FakeBackend]:
+        """As many toys, which have their faults apart."""
+        if (count := min(count, self.slots // 2)) <= 1:
+            return [self]
+        size = -(-self.slots // count)
+        return [FakeBackend(size, self._faults, contiguous=self.contiguous, depth=self.depth) for _ in range(count)]
+
     def open(self, slot: int, prompt: int | None = None) -> None:
         self._check_slot(slot)
         self._check_still(slot)
@@ -110,10 +118,15 @@ class FakeBackend:
         self._arena[slot] = 0
         self._opened[slot] = True
 
-    def launch(self, chunk: int, rows: Sequence[Row]) -> Ticket:
+    def most_chunks(self, chunk: int) -> int:
+        """As many as make the longest chunk, where neighbours are stepped together as on a CPU."""
+        return max(self.config.chunks) // chunk if self.contiguous else 1
+
+    def launch(self, chunk: int, rows: Sequence[Row], chunks: int = 1) -> Ticket:
         """Does the work at once."""
         if chunk not in self.config.chunks:
             raise BackendError("chunk", chunk, "one of " + ", ".join(map(str, self.config.chunks)))
+        check_chunks(chunks, self.most_chunks(chunk))
         if len({row.slot for row in rows}) != len(rows):
             raise BackendError("rows", [row.slot for row in rows], "no slot twice")
         if len(self._under_way) >= self.depth:
@@ -122,7 +135,7 @@ class FakeBackend:
             self._check_still(row.slot)
         number, self.launches = self.launches, self.launches + 1
         self._faults.on_launch(number, rows)
-        ticket = Ticket(len(rows), [self._hear_row(chunk, row) for row in rows])
+        ticket = Ticket(len(rows), [self._hear_row(chunk, row, chunks) for row in rows])
         self._under_way.append((number, ticket, frozenset(row.slot for row in rows)))
         return ticket
 
@@ -152,6 +165,11 @@ class FakeBackend:
             self._check_still(slot)
         self.put(target, self.take(source))
 
+    def vacate(self, slot: int) -> None:
+        self._check_slot(slot)
+        self._check_still(slot)
+        self._opened[slot] = False
+
     def forget(self) -> None:
         self._opened[:] = False
 
@@ -172,24 +190,24 @@ class FakeBackend:
         if not self._opened[slot]:
             raise BackendError("slot", slot, "one that was opened")
 
-    def _hear_row(self, chunk: int, row: Row) -> Heard:
+    def _hear_row(self, chunk: int, row: Row, chunks: int) -> Heard:
         try:
             self._check_open(row.slot)
             own = self._arena[row.slot]
             if own[DONE]:
                 raise BackendError(f"slot {row.slot}", "audio after the last chunk", "none")
-            check_row(row, samples_needed(int(own[CHUNKS]), chunk))
+            check_row(row, samples_needed(int(own[CHUNKS]), chunk, chunks))
             if (fault := self._faults.on_row(row)) is not None:
                 return fault
         except BackendError as error:
             return error
-        return self._hear(own, chunk, row)
+        return self._hear(own, chunk, row, chunks)
 
-    def _hear(self, own: NDArray[np.int64], chunk: int, row: Row) -> list[Token]:
+    def _hear(self, own: NDArray[np.int64], chunk: int, row: Row, chunks: int) -> list[Token]:
         """One letter a loud frame, with a blank before it where the frame before was silent."""
         start = int(own[SAMPLES])
         own[SAMPLES] += len(row.pcm)
-        own[CHUNKS] += 1
+        own[CHUNKS] += chunks
         own[DONE] = row.last
         heard = self.config.encoder_frames(int(own[SAMPLES]) // HOP) if row.last else int(own[CHUNKS]) * chunk
         tokens: list[Token] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from streamer.backends.base import BackendError
 from streamer.backends.cpu import CpuBackend
 from streamer.decoding import Floats, Ints, Networks
 
-FORMAT = 2  # of artefact.json
+FORMAT = 3  # of artefact.json
 MOST_IDLE = 8  # a gap of more idle slots than this is cheaper stepped around than through, surely
 MOST_BINDINGS = 64
+LEAST_SLOTS = 2  # of a lane: a stream and a copy of it
 # The runtime's kernel for a sum with a norm takes five times as long as the two (docs/log.md).
 SLOW_REWRITES = ["SkipLayerNormFusion"]
 
@@ -52,7 +55,16 @@ class OrtBackend(CpuBackend):
         # Written beside, then copied: their inputs are still read after their outputs.
         self._small = [name for name in self.arena.model if name.split(".")[0] not in LAYERED]
         self.precision, self.model_hash = about["precision"], about["hash"]
-        self._bindings: OrderedDict[tuple[int, int, int], Binding] = OrderedDict()
+        self._bindings: OrderedDict[tuple[int, int, int, int], Binding] = OrderedDict()
+
+    def lanes(self, count: int) -> Sequence[OrtBackend]:
+        """As many over the same sessions, which any number of threads may run."""
+        parts = [copy.copy(self) for _ in range(max(1, min(count, self.slots // LEAST_SLOTS)))]
+        for part in parts:
+            part.slots = -(-self.slots // len(parts))
+            part.arena = part._arena(slots=part.slots)
+            part._bindings = OrderedDict()
+        return parts
 
     def forget(self) -> None:
         """The state's memory, and what the runtime kept of its widest step."""
@@ -60,7 +72,8 @@ class OrtBackend(CpuBackend):
         self._bindings.clear()
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._session.run_with_iobinding(self._bound(0, 1, min(self.config.chunks)).io, options)
+        shortest = min(self.config.chunks)
+        self._session.run_with_iobinding(self._bound(0, 1, shortest, shortest).io, options)
         super().forget()
         self._bindings.clear()
 
@@ -70,15 +83,15 @@ class OrtBackend(CpuBackend):
         self._bindings.clear()
         self._session = None
 
-    def _encode(self, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
-        parts = [self._encode_range(slots[rows], mel[rows], valid[rows], last[rows]) for rows in _ranges(slots)]
+    def _encode(self, chunk: int, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
+        parts = [self._encode_range(chunk, slots[rows], mel[rows], valid[rows], last[rows]) for rows in _ranges(slots)]
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([counts for _, counts in parts])
 
-    def _encode_range(self, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
+    def _encode_range(self, chunk: int, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
         start, count = int(slots[0]), int(slots[-1] - slots[0]) + 1
-        bound = self._bound(start, count, mel.shape[1] // 8)
+        bound = self._bound(start, count, chunk, mel.shape[1] // 8)
         at, arena = slots - start, self.arena
         inputs, outputs = bound.inputs, bound.outputs
         for name, rows in {"active": True, "mel": mel, "valid": valid, "last": last}.items():
@@ -89,28 +102,29 @@ class OrtBackend(CpuBackend):
             arena.model[name][slots] = outputs[f"new_{name}"][at]
         return outputs["scores"][at], outputs["count"][at]
 
-    def _bound(self, start: int, count: int, chunk: int) -> Binding:
-        key = (start, count, chunk)
+    def _bound(self, start: int, count: int, chunk: int, new: int) -> Binding:
+        key = (start, count, chunk, new)
         if key in self._bindings:
             self._bindings.move_to_end(key)
             return self._bindings[key]
         if len(self._bindings) >= MOST_BINDINGS:
             self._bindings.popitem(last=False)
-        self._bindings[key] = self._bind(slice(start, start + count), chunk)
+        self._bindings[key] = self._bind(slice(start, start + count), chunk, new)
         return self._bindings[key]
 
-    def _bind(self, rows: slice, chunk: int) -> Binding:
+    def _bind(self, rows: slice, chunk: int, new: int) -> Binding:
         arena, config, count = self.arena, self.config, rows.stop - rows.start
         width = config.joint_hidden if config.transducer else config.vocab_size + 1
         inputs: dict[str, Array] = {
-            "mel": np.zeros((count, 8 * chunk, config.mels), np.float32),
+            "mel": np.zeros((count, 8 * new, config.mels), np.float32),
             "valid": np.zeros(count, np.int64),
             "last": np.zeros(count, np.bool_),
             "active": np.zeros(count, np.bool_),
             "left": np.full(count, config.context_of(chunk)[0], np.int64),
+            "chunk": np.full(count, chunk, np.int64),
         }
         outputs: dict[str, Array] = {
-            "scores": np.zeros((count, chunk, width), np.float32),
+            "scores": np.zeros((count, new, width), np.float32),
             "count": np.zeros(count, np.int64),
             **{f"new_{name}": np.zeros_like(arena.model[name][rows]) for name in self._small},
         }

@@ -40,8 +40,8 @@ class TorchBackend(CpuBackend):
         super().__init__(model.config, tokenizer, features, networks, slots)
         self.model_hash = fingerprint(model)
 
-    def _encode(self, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
-        context = self.config.context_of(mel.shape[1] // 8)
+    def _encode(self, chunk: int, slots: Ints, mel: Floats, valid: Ints, last: Ints) -> tuple[Floats, Ints]:
+        context = self.config.context_of(chunk)
         flags = torch.from_numpy(np.asarray(last, np.bool_))
         with torch.inference_mode():
             old = self._state(slots)

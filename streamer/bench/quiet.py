@@ -41,9 +41,9 @@ class Sleeper(FakeBackend):
         del prompt
         self._frames[slot] = 0
 
-    def launch(self, chunk: int, rows: Sequence[Row]) -> Ticket:
+    def launch(self, chunk: int, rows: Sequence[Row], chunks: int = 1) -> Ticket:
         time.sleep(STEP_S + ROW_S * len(rows))
-        return Ticket(len(rows), [self._say(chunk, row) for row in rows])
+        return Ticket(len(rows), [self._say(chunk * chunks, row) for row in rows])
 
     def collect(self, ticket: Ticket) -> list[Heard]:
         return ticket.results
@@ -51,11 +51,11 @@ class Sleeper(FakeBackend):
     def fork(self, source: int, target: int) -> None:
         self._frames[target] = self._frames[source]
 
-    def _say(self, chunk: int, row: Row) -> Heard:
+    def _say(self, frames: int, row: Row) -> Heard:
         if row.last:
             return []
         first = self._frames[row.slot]
-        end = self._frames[row.slot] = first + chunk
+        end = self._frames[row.slot] = first + frames
         return [
             Token(label, frame, -0.1)
             for frame in range(-(-first // WORD_FRAMES) * WORD_FRAMES, end, WORD_FRAMES)

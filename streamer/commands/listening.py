@@ -157,7 +157,7 @@ class _Speaker:
         self._heard_s = self._quiet_s = 0.0
 
     def hear(self, step: Step) -> Said:
-        """One chunk more. The words before it are given out now, for only now it is known how far the audio reaches."""
+        """One step more. The words before it are given out now, for only now it is known how far the audio reaches."""
         audio_s = step.samples / SAMPLE_RATE
         words: tuple[Word, ...] = ()
         if self._utterance.words > 1:
@@ -166,7 +166,7 @@ class _Speaker:
             self._utterance.add(token)
         if step.last:
             words += self._utterance.cut(audio_s).words
-        self._heard_s += self._chunk_s
+        self._heard_s += step.chunks * self._chunk_s
         if not self._utterance.words:
             self._quiet_s = self._heard_s
         error = None if step.error is None else str(step.error)

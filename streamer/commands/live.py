@@ -145,13 +145,13 @@ class Voices:
         """The tokens that come out of each slot if this is all that follows, and up to which frame that is."""
         said: list[list[Token]] = [[] for _ in rest]
         frames = self._backend.config.encoder_frames((self._taken + rest.shape[1]) // HOP)
-        chunks, last = self._chunks, False
+        chunks, last, at_once = self._chunks, False, self._backend.most_chunks(self._chunk)
         while not last:
-            needed = samples_needed(chunks, self._chunk)
+            needed = samples_needed(chunks, self._chunk, at_once)
             piece, rest = rest[:, :needed], rest[:, needed:]
-            chunks, last = chunks + 1, piece.shape[1] < needed
+            chunks, last = chunks + at_once, piece.shape[1] < needed
             rows = [Row(slot, np.ascontiguousarray(row), last) for slot, row in enumerate(piece)]
-            results = self._backend.collect(self._backend.launch(self._chunk, rows))
+            results = self._backend.collect(self._backend.launch(self._chunk, rows, at_once))
             for tokens, heard in zip(said, results, strict=True):
                 tokens += [] if isinstance(heard, Exception) else heard
             last |= any(isinstance(heard, Exception) for heard in results)  # the input itself will meet it too

@@ -1,11 +1,13 @@
 """Whether one more stream still fits: by what steps were measured to cost, and by what they cost of late.
 
-Knows no threads and no clock; time comes in as a value.
+Several engines may share one Admission. Knows no clock; time comes in as a value.
 """
 
 from __future__ import annotations
 
 import math
+import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from models.config import FRAME_S
@@ -13,13 +15,18 @@ from streamer.backends.base import Backend
 from streamer.engine.costs import Clock, Costs, measure
 from streamer.engine.results import EngineSettings, Step
 
-__all__ = ["Admission", "Clock", "Costs", "Watch", "measure", "most_streams", "refusal"]
+__all__ = ["Admission", "Clock", "Costs", "Watch", "measure", "most_streams"]
 
 PRIOR_S = 2.0  # the table counts as so many seconds of steps that took what it says
 STEPS_S = 10.0  # and steps are forgotten after about so many seconds of later ones
 MOST_PACE = 4.0  # times the table: beyond it something else is wrong
 LATE_S = 5.0  # lateness is forgotten after about this
 LATE_SHARE = 0.05  # of the chunks: more that are later than the budget and than a chunk lasts, and nobody comes in
+# Beside its steps a stream costs what its sockets do: about this share of a processor, with messages of 20 ms
+# (docs/benchmarks/overhead.md), until it is seen what it does here.
+SERVING = 0.005
+SERVING_PRIOR_S = 60.0  # streams times seconds for which that counts
+SERVING_S = 10.0  # what is seen is forgotten after about this
 LATE_ROWS = 150.0  # fewer chunks than this say nothing: one stall of a moment is no load
 
 
@@ -62,35 +69,77 @@ class Watch:
             self._rows, self._late, self._at = self._rows * keep, self._late * keep, now
 
 
-def refusal(streams: Mapping[int, int], chunk: int, costs: Costs, max_load: float, pace: float = 1.0) -> str | None:
-    """Why one more stream of `chunk` does not fit, in words; None if it does. Steps take `pace` times their costs."""
-    wanted = dict(streams)
-    wanted[chunk] = wanted.get(chunk, 0) + 1
-    load = pace * costs.load(wanted)
-    if load <= max_load:
-        return None
-    count = sum(streams.values())
-    more = f"{count} streams are heard now and one more would take {load:.0%} of the time"
-    return f"{more}, expected at most {max_load:.0%}"
+class Serving:
+    """What streams cost beside their steps, from the processor time of the thread that serves them."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[float, float] | None = None  # when it was looked at, and the processor time then
+        self._worked_s = self._stream_s = 0.0
+
+    def looked(self, now: float, worked_s: float, streams: int) -> None:
+        """The thread has worked for so long altogether, and serves so many streams."""
+        if self._seen is not None:
+            spent = now - self._seen[0]
+            keep = math.exp(-spent / SERVING_S)
+            self._worked_s = self._worked_s * keep + worked_s - self._seen[1]
+            self._stream_s = self._stream_s * keep + streams * spent
+        self._seen = now, worked_s
+
+    @property
+    def share(self) -> float:
+        """Of a processor, for each stream."""
+        return (SERVING_PRIOR_S * SERVING + self._worked_s) / (SERVING_PRIOR_S + self._stream_s)
 
 
 class Admission:
-    """Who comes in: as many as the steps' time, their lateness and the memory allow."""
+    """Who comes in: as many as the steps' time, the processors, lateness and the memory allow."""
 
-    def __init__(self, costs: Costs, settings: EngineSettings, most: int) -> None:
-        """`most`: streams that memory has room for."""
-        self.costs, self.most = costs, most
-        self._settings, self._watch = settings, Watch()
+    def __init__(self, costs: Costs, settings: EngineSettings, most: int, lanes: int = 1) -> None:
+        """`most`: streams that memory has room for; `lanes`: engines that they are spread over evenly."""
+        self.costs, self.most, self.lanes = costs, most, lanes
+        self.streams: Counter[int] = Counter()  # that are heard now, by their chunk's length
+        self._settings, self._watch, self._serving = settings, Watch(), Serving()
+        self._lock = threading.Lock()
+
+    def came(self, chunk: int) -> None:
+        """A stream of this chunk length is heard from here on."""
+        with self._lock:
+            self.streams[chunk] += 1
+
+    def left(self, chunk: int) -> None:
+        """One of them has gone."""
+        with self._lock:
+            self.streams[chunk] -= 1
 
     def stepped(self, now: float, step: Step) -> None:
         """What a step was like."""
         if not step.failed:
-            self._watch.stepped(step.expected_s, step.seconds)
-            self._watch.ended(now, step.live_late_s, max(self._settings.budget_s, step.chunk * FRAME_S))
+            with self._lock:
+                # Of several engines' steps each says as much about the pace as those of one would in that time.
+                self._watch.stepped(step.expected_s / self.lanes, step.seconds / self.lanes)
+                self._watch.ended(now, step.live_late_s, max(self._settings.budget_s, step.chunk * FRAME_S))
+
+    def served(self, now: float, worked_s: float) -> None:
+        """Processor seconds, so far, of the thread that serves the streams' sockets."""
+        with self._lock:
+            self._serving.looked(now, worked_s, self.streams.total())
+
+    def load(self, streams: Mapping[int, int]) -> float:
+        """Share of the time that an engine steps with so many streams, or that the processors are at work, sockets
+        included, whichever is more."""
+        own, count = self._settings, sum(streams.values())
+        steps = self._watch.pace * self.costs.load({c: math.ceil(n / self.lanes) for c, n in streams.items()})
+        if not own.processors:
+            return steps
+        return max(steps, (self.lanes * own.threads * steps + count * self._serving.share) / own.processors)
 
     def fits(self, chunk: int) -> int:
         """Streams of `chunk`, with none beside them, that are kept on time as steps are now."""
-        return min(self.most, self.costs.fits(chunk, self._settings.max_load / self._watch.pace))
+        least, most = 0, self.most + 1
+        while most - least > 1:
+            middle = (least + most) // 2
+            least, most = (middle, most) if self.load({chunk: middle}) <= self._settings.max_load else (least, middle)
+        return least
 
     def refusal(self, now: float, streams: Mapping[int, int], chunk: int) -> str | None:
         """Why one more stream of `chunk` does not fit, in words; None if it does."""
@@ -100,9 +149,11 @@ class Admission:
         if count and (late := self._watch.late(now)) > LATE_SHARE:
             behind = f"{late:.0%} of their chunks are late by more than {1000 * own.budget_s:.0f} ms and a chunk's time"
             return f"{count} streams are heard now, {behind}, expected at most {LATE_SHARE:.0%}; try again later"
-        if (reason := refusal(streams, chunk, self.costs, own.max_load, self._watch.pace)) is None:
+        if (load := self.load({**streams, chunk: streams.get(chunk, 0) + 1})) <= own.max_load:
             return None
-        return f"{reason}; of {1000 * chunk * FRAME_S:.0f} ms {self.fits(chunk)} fit; try again later"
+        more = f"{count} streams are heard now and one more would take {load:.0%} of the time"
+        fit = f"of {1000 * chunk * FRAME_S:.0f} ms {self.fits(chunk)} fit"
+        return f"{more}, expected at most {own.max_load:.0%}; {fit}; try again later"
 
 
 def most_streams(backend: Backend, slots: int, memory_bytes: int | None) -> int:

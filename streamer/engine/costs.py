@@ -20,6 +20,7 @@ TIMED_S = 0.03  # enough of them
 MOST_ROWS = 4096
 FLAT_FRAMES, FLAT = 64, 0.9  # from so many frames on, twice the rows for 1.8 times the time are as good as a line
 LEAST_S = 0.05  # steps of less in all say nothing about the machine
+BUSY_ROWS = 8  # of a step that is not measured
 SOUNDS = 16  # noises that the rows share: those of thousands would take longer to make than to step
 # A step of neighbours may take a quarter of the time that its chunk lasts, for rows wait for the end of the step before
 # and for that of their own. It is longer where a first row is dear: seven eighths of the time have to go to the others.
@@ -39,7 +40,7 @@ def phases(chunk: int, first_row_s: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of a step by chunk length and rows, between and beyond the measured points on straight lines."""
+    """Seconds of a step by frames and rows, between and beyond the measured points on straight lines."""
 
     points: Mapping[int, tuple[tuple[int, float], ...]]  # chunk -> ((rows, seconds), ...), rows growing
     disturbed: float = field(default=1.0, compare=False)  # wall seconds a processor second, where that says something
@@ -51,8 +52,21 @@ class Costs:
             if not good:
                 raise ValueError(f"costs of chunk {chunk}: got {points}, expected growing rows from 1 and seconds")
 
-    def seconds(self, chunk: int, rows: int) -> float:
-        """One step of `rows` rows; no rows cost nothing."""
+    def seconds(self, frames: int, rows: int) -> float:
+        """One step of `rows` rows of so many encoder frames, be they a chunk or some; no rows cost nothing."""
+        if frames in self.points:
+            return self._measured(frames, rows)
+        lengths = sorted(self.points)
+        at = bisect_left(lengths, frames)
+        if at == len(lengths):
+            return self._measured(lengths[-1], rows) * frames / lengths[-1]
+        if not at:
+            return self._measured(lengths[0], rows)
+        shorter, longer = lengths[at - 1], lengths[at]
+        least, most = self._measured(shorter, rows), self._measured(longer, rows)
+        return least + (most - least) * (frames - shorter) / (longer - shorter)
+
+    def _measured(self, chunk: int, rows: int) -> float:
         points = self.points[chunk]
         if rows <= 0:
             return 0.0
@@ -148,6 +162,18 @@ def measure(
                 if _bound(known, rows) > too_long_s or _flat(chunk, known, rows):
                     break
     return Costs(_plausible(best), watch.disturbed)
+
+
+def keep_busy(backend: Backend, over: Callable[[], bool]) -> None:
+    """Step a few rows of the shortest chunks until it is over: what the machine does while others are measured."""
+    chunk, rows = min(backend.config.chunks), min(BUSY_ROWS, backend.slots)
+    for slot in range(rows):
+        backend.open(slot)
+    step = 0
+    while not over():
+        sound = np.full(samples_needed(step, chunk), 0.01, np.float32)
+        _stepped(backend, chunk, [Row(slot, sound) for slot in range(rows)])
+        step += 1
 
 
 def _bound(known: Mapping[int, float], rows: int) -> float:

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, cast
 
-from streamer.engine.loop import Engine
+from streamer.engine.lanes import Lanes
 from streamer.engine.results import Failed, Full, Result
 from streamer.engine.ring import Ring
 from streamer.engine.stream import Pcm
@@ -155,7 +155,7 @@ class Line(asyncio.BufferedProtocol):
 class Exchange:
     """All fronts. `engine` and `loop` are set before the first one is connected."""
 
-    engine: Engine
+    engine: Lanes
     loop: asyncio.AbstractEventLoop
 
     def __init__(self, noted: Noted) -> None:

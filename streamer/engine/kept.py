@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,14 @@ class Kept:
     file: str
     threads: int = 0
     again: bool = False
+    lanes: int = 1  # engines that work while it is measured
 
     def costs(
         self, backend: Backend, chunks: Iterable[int], clock: Clock, longest_s: float, busy: Clock | None = None
     ) -> Costs:
         """As kept, else measured now (see `measure`) and kept, unless the machine was at other work."""
         wanted = sorted(set(chunks))
-        name, tables = name_of(backend, self.threads), self._read()
+        name, tables = name_of(backend, self.threads, self.lanes), self._read()
         if not self.again and name in tables:
             if (known := _costs(tables[name], wanted, backend.slots)) is not None:
                 return known
@@ -89,18 +91,25 @@ class Kept:
 
 
 def known(backend: Backend, settings: EngineSettings, clock: Clock) -> Costs:
-    """The costs of all that the model can be stepped by, from the settings' file if it has them."""
-    busy = time.process_time if backend.about.get("device") == "cpu" else None
-    kept = Kept(settings.capacity_file, settings.threads)
+    """The costs of all that the model can be stepped by, from the settings' file if it has them. As many engines as the
+    settings say work meanwhile."""
+    busy = partial(_a_lane, settings.lanes) if backend.about.get("device") == "cpu" else None
+    kept = Kept(settings.capacity_file, settings.threads, lanes=settings.lanes)
     return kept.costs(backend, backend.config.chunks, clock, settings.budget_s, busy)
 
 
-def name_of(backend: Backend, threads: int) -> str:
+def _a_lane(lanes: int) -> float:
+    """This process's processor seconds, a share of them where several engines are at work."""
+    return time.process_time() / lanes
+
+
+def name_of(backend: Backend, threads: int, lanes: int = 1) -> str:
     """What a table is good for: the same model's shape in the same precision, on the same processors."""
     config = backend.config
     model = f"{config.name} {config.layers}x{config.d_model}"
     runs = " ".join((backend.name, *backend.about.values()))
-    return f"{model}, {runs}, {threads} threads, {processor_name()}, {processors()} processors"
+    side_by_side = f"{lanes} engines of " if lanes > 1 else ""
+    return f"{model}, {runs}, {side_by_side}{threads} threads, {processor_name()}, {processors()} processors"
 
 
 def _costs(kept: Any, wanted: list[int], slots: int) -> Costs | None:

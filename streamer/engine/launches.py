@@ -77,8 +77,8 @@ class Launches:
         flying = {stream.lease.slot for launch in self._under_way for stream in launch.streams}
         return not flying.isdisjoint(slots)
 
-    def launch(self, batch: Sequence[tuple[Stream, Pcm]]) -> Landed | None:
-        """Begin a step. What it came to if it failed already; None if it is under way."""
+    def launch(self, batch: Sequence[tuple[Stream, Pcm]], chunks: int = 1) -> Landed | None:
+        """Begin a step of so many chunks a stream. What it came to if it failed already, None if it is under way."""
         streams = [stream for stream, _ in batch]
         chunk, started = streams[0].chunk, self._clock()
         try:
@@ -87,10 +87,10 @@ class Launches:
                     self._backend.open(stream.lease.slot, stream.prompt)
                     stream.fresh = False
             rows = [Row(stream.lease.slot, pcm, stream.last) for stream, pcm in batch]
-            ticket = self._backend.launch(chunk, rows)
+            ticket = self._backend.launch(chunk, rows, chunks)
         except Exception as fault:
             return self._failed(streams, started, fault)
-        self._under_way.append(Launch(streams, ticket, started, self._cost(chunk, self._width(rows))))
+        self._under_way.append(Launch(streams, ticket, started, self._cost(chunk * chunks, self._width(rows))))
         return None
 
     def probe(self, slot: int, chunk: int) -> None:

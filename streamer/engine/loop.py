@@ -11,11 +11,10 @@ import logging
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from models.config import FRAME_S, HOP
+from models.config import HOP
 from streamer.actions import Heard
 from streamer.backends.base import Backend
 from streamer.decoding import Token
@@ -53,7 +52,6 @@ class Engine:
         self._deliver, self._observe, self._clock = deliver, observe, clock
         self._slots = Slots(backend.slots, max(1, backend.slots // STREAMS_A_SPARE), near=backend.contiguous)
         self._streams: dict[str, Stream] = {}
-        self._counts: Counter[int] = Counter()  # streams by chunk length
         self._splitting: dict[Stream, None] = {}  # those whose next fork can be made, in their order
         self._asleep = False  # the thread has nothing to do
         self._lock = threading.RLock()
@@ -64,24 +62,21 @@ class Engine:
 
     # What callers ask, from any thread.
 
-    def start(self, costs: Costs | None = None) -> None:
-        """Measure what steps cost, unless it is known, and begin."""
+    def start(self, costs: Costs | None = None, admission: Admission | None = None) -> None:
+        """Measure what steps cost, unless it is known, and begin. `admission`: of several engines together."""
         own = self.settings
         costs = costs or known(self.backend, own, self._clock)
-        most = most_streams(self.backend, self._slots.count - self._slots.spare, own.memory_bytes)
+        self._admission = admission or Admission(costs, own, self.most_streams())
         self.backend.forget()
-        self._admission = Admission(costs, own, most)
-        machine = Machine(costs.seconds, own.budget_s, self.backend.contiguous)
+        machine = Machine(costs.seconds, own.budget_s, self.backend.contiguous, self.backend.most_chunks)
         self._seating = Seating(self._slots, machine, self.backend)
         self._waiting: Waiting = Ranges(machine) if machine.contiguous else Lists(machine)
         self._launches = Launches(self.backend, machine.cost, self._stepped, self._clock)
-        log.info("streams that fit: %s", ", ".join(f"{n} at {ms} ms" for ms, n in self.fits().items()))
         self._thread.start()
 
-    def fits(self) -> dict[int, int]:
-        """How many streams are kept on time if all have the same latency, by that latency in milliseconds."""
-        with self._lock:
-            return {round(1000 * FRAME_S * c): self._admission.fits(c) for c in sorted(self.backend.config.chunks)}
+    def most_streams(self) -> int:
+        """As many as slots and memory hold."""
+        return most_streams(self.backend, self._slots.count - self._slots.spare, self.settings.memory_bytes)
 
     def open(self, stream_id: str, chunk: int, prompt: int | None = None) -> None:
         """A slot for a new stream; raises Full with the reason where there is none."""
@@ -92,20 +87,12 @@ class Engine:
             lease = self._slots.lease(group(chunk))
             assert lease is not None, "slots: got none, expected one after asking"
             self._streams[stream_id] = Stream(stream_id, chunk, prompt, lease)
-            self._counts[chunk] += 1
+            self._admission.came(chunk)
 
     def room(self, chunk: int) -> str | None:
         """Why a stream of `chunk` would be refused now; None if it would not."""
         with self._lock:
             return self._no_room(chunk)
-
-    async def admit(self, stream_id: str, chunk: int, prompt: int | None = None) -> None:
-        """`open`, for those whose engine may be in another process and answers by and by."""
-        self.open(stream_id, chunk, prompt)
-
-    async def vacancy(self, chunk: int) -> str | None:
-        """`room`, for the same."""
-        return self.room(chunk)
 
     def feed(self, stream_id: str, pcm: Pcm) -> None:
         """More of the stream's audio, 16 kHz. Streams that have ended are left alone, here and below."""
@@ -174,8 +161,9 @@ class Engine:
         if self.failure is not None or self._stopping:
             return self.failure or "the engine stops, expected a running one"
         if not self._slots.can_lease():
-            return f"{len(self._streams)} streams are heard now, expected fewer: all slots are taken; try again later"
-        return self._admission.refusal(self._clock(), self._counts, chunk)
+            count = self._admission.streams.total()
+            return f"{count} streams are heard now, expected fewer: all slots are taken; try again later"
+        return self._admission.refusal(self._clock(), self._admission.streams, chunk)
 
     def _feed(self, stream_id: str, pcm: Pcm, now: float) -> None:
         stream = self._streams.get(stream_id)
@@ -207,7 +195,7 @@ class Engine:
                 self._waiting.drop(held)
                 self._slots.release(held.lease)
         del self._streams[stream.key]
-        self._counts[stream.chunk] -= 1
+        self._admission.left(stream.chunk)
 
     # The thread.
 
@@ -248,6 +236,8 @@ class Engine:
             while self.failure is None:
                 if self._stopping:
                     return self._collect if len(self._launches) else None
+                if not len(self._launches):
+                    self._seating.vacate()
                 if copies := self._copies():
                     return partial(self._split, copies)
                 if self._launches.full or (len(self._launches) and not len(self._waiting)):
@@ -256,7 +246,7 @@ class Engine:
                 hold_s = max(self._launches.hold_s(now), self._waiting.hold_s(now))
                 if len(self._waiting) and not hold_s:
                     self._tidy()
-                    return partial(self._launch, self._batch(now))
+                    return partial(self._launch, *self._batch(now))
                 self._asleep = not len(self._waiting)
                 self._changed.wait(None if self._asleep else hold_s)
                 self._asleep = False
@@ -282,13 +272,14 @@ class Engine:
             copies[-1].busy = True
         return copies
 
-    def _batch(self, now: float) -> list[tuple[Stream, Pcm]]:
-        """The most urgent batch, its samples taken."""
+    def _batch(self, now: float) -> tuple[list[tuple[Stream, Pcm]], int]:
+        """The most urgent batch, its samples taken, and how many chunks of each stream they are."""
         batch = []
-        for stream in self._waiting.next(now):
-            batch.append((stream, stream.take()[0]))
+        streams, chunks = self._waiting.next(now)
+        for stream in streams:
+            batch.append((stream, stream.take(chunks)))
             stream.busy = True
-        return batch
+        return batch, chunks
 
     def _split(self, copies: Sequence[Stream]) -> list[Result]:
         """Copy the parents' states into the copies' slots. Parents wait for their copies, so the states stand still."""
@@ -310,10 +301,10 @@ class Engine:
                     self._place(copy)
         return results
 
-    def _launch(self, batch: Sequence[tuple[Stream, Pcm]]) -> list[Result]:
+    def _launch(self, batch: Sequence[tuple[Stream, Pcm]], chunks: int) -> list[Result]:
         """Begin a step; where it cannot even begin, that is the end of its streams."""
         results = self._clear([stream for stream, _ in batch if stream.fresh])
-        if (landed := self._launches.launch(batch)) is not None:
+        if (landed := self._launches.launch(batch, chunks)) is not None:
             self._deliver(results)
             return self._land(landed)
         return results

@@ -136,9 +136,8 @@ class Remote(asyncio.BufferedProtocol):
         voice = self._voices.get(stream_id)
         return (voice.fed - voice.heard) / SAMPLE_RATE if voice else 0.0
 
-    def stuck_seconds(self) -> float:
-        """The engine's process looks after its own steps."""
-        return 0.0
+    def watch(self, longest_s: float, serving_s: float | None = None) -> None:
+        """The engine's process looks after its own steps, and its admission knows of no front's work."""
 
     def die(self, reason: str) -> None:
         """All streams fail, and no new one comes in."""

@@ -48,5 +48,7 @@ class EngineSettings:
     budget_s: float = 0.25
     max_load: float = 0.85
     capacity_file: str = ""
-    threads: int = 0  # of a step, for the file
+    lanes: int = 1  # engines side by side
+    threads: int = 0  # of a step
+    processors: int = 0  # that steps and sockets share; 0 where steps are made elsewhere
     memory_bytes: int | None = None  # for the streams' states; None: all slots may be filled

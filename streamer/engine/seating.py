@@ -49,6 +49,11 @@ class Seating:
         if wanted != stream.lease.group:
             stream.lease = self._slots.regroup(stream.lease, wanted)
 
+    def vacate(self) -> None:
+        """What streams that have left took goes back to the backend. No step is under way."""
+        for slot in self._slots.left():
+            self._backend.vacate(slot)
+
     def tidy(self, streams: Iterable[Stream]) -> tuple[Stream, int] | None:
         """A stream at the edge of a range that has thinned out, and a slot among the others to which its state has been
         copied; None where there is none. No step is under way."""

@@ -32,6 +32,7 @@ class Slots:
         self._generations = [0] * count
         self._leases: dict[int, Lease] = {}
         self._loose = False  # a slot was given back since ranges were looked at
+        self._left: dict[int, None] = {}  # free slots that had an owner since `left` was asked
         self._free = list(range(count - 1, -1, -1))  # the last is taken first, where any is as good as another
 
     @property
@@ -47,6 +48,7 @@ class Slots:
         if not self.can_lease(spare=spare):
             return None
         slot = self._choose(group)
+        self._left.pop(slot, None)
         self._generations[slot] += 1
         self._leases[slot] = Lease(slot, self._generations[slot], group)
         return self._leases[slot]
@@ -87,7 +89,13 @@ class Slots:
         if self.holds(lease):
             del self._leases[lease.slot]
             self._free.append(lease.slot)
+            self._left[lease.slot] = None
             self._loose = self.near
+
+    def left(self) -> list[int]:
+        """The free slots that had an owner since this was asked last."""
+        left, self._left = list(self._left), {}
+        return left
 
     def stray(self) -> tuple[Lease, int] | None:
         """A lease at the edge of a range that has thinned out, and a free slot nearer to the others; None: all is well.
@@ -112,6 +120,7 @@ class Slots:
         """The same owner's lease of the free `slot` instead."""
         assert self.holds(lease), f"slot {lease.slot}: got another's lease, expected its owner's"
         self._free.remove(slot)
+        self._left.pop(slot, None)
         self._generations[slot] += 1
         self._leases[slot] = Lease(slot, self._generations[slot], lease.group)
         self.release(lease)

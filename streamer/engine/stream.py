@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.config import FRAME_SAMPLES, SAMPLE_RATE
-from streamer.backends.base import samples_needed
+from streamer.backends.base import FIRST_SHORTER_BY, samples_needed
 from streamer.decoding import Token
 from streamer.engine.slots import Lease
 
@@ -133,6 +133,19 @@ class Stream:
         return bool(self._whole) or self.closing
 
     @property
+    def ready_chunks(self) -> int:
+        """How many chunks can be stepped, the last one of a stream included if its end is known."""
+        if self.forks:
+            lead = 0 if self.chunks else FIRST_SHORTER_BY
+            return (self.waiting + lead) // (FRAME_SAMPLES * self.chunk)
+        return len(self._whole) + self.closing
+
+    @property
+    def ends(self) -> bool:
+        """Whether the last of those is the stream's last."""
+        return self.closing and not self.forks
+
+    @property
     def fork_ready(self) -> bool:
         """Whether all whole chunks before the next fork are done."""
         return bool(self.forks) and not self.busy and self.fork is None and self.waiting < self.needed
@@ -157,9 +170,21 @@ class Stream:
         self.arrived_at, self.due_at = arrived, arrived if arrived > pace else pace
         return self.due_at
 
-    def take(self) -> tuple[Pcm, bool]:
-        """The next chunk's samples, and whether they are the last."""
+    def take(self, chunks: int = 1) -> Pcm:
+        """The samples of the next chunk, or of as many as that, of which there are enough or the end (`last`).
+
+        `arrived_at` and `due_at` are the first one's from here on: it has waited longest.
+        """
         self.owe()
+        arrived, due = self.arrived_at, self.due_at
+        parts = [self._take()]
+        while len(parts) < chunks and not self.last:
+            self.owe()
+            parts.append(self._take())
+        self.arrived_at, self.due_at = arrived, due
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _take(self) -> Pcm:
         if self._whole:
             pcm, _ = self._whole.popleft()
             self.last = False
@@ -171,7 +196,7 @@ class Stream:
         self._paced_to = self.taken if self.taken < self.spoken else self.spoken
         self._paced_at = self._pace
         self.chunks += 1
-        return pcm, self.last
+        return pcm
 
     def check(self, *, splits: bool) -> None:
         """It waits for a step, and so does its copy, or for a copy to be made (`splits`), just when it can."""
@@ -193,9 +218,11 @@ class Stream:
 
 
 class Ready(NamedTuple):
-    """What the scheduler knows of a stream whose next chunk is whole."""
+    """What the scheduler knows of a stream that waits for a step."""
 
     slot: int
     chunk: int  # encoder frames
     due: float  # seconds of the clock that `now` is of
     closing: bool  # somebody waits for its final
+    chunks: int = 1  # that can be stepped now
+    ends: bool = False  # the last of them is its last

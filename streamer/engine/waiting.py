@@ -56,8 +56,9 @@ class Lists:
         del now
         return 0.0
 
-    def next(self, now: float) -> list[Stream]:
-        """The streams of the most urgent batch, the most urgent first; they wait no more. Empty if none waits."""
+    def next(self, now: float) -> tuple[list[Stream], int]:
+        """The streams of the most urgent batch, the most urgent first, and the chunks of each: one. They wait no more;
+        empty if none waits."""
         budget_s = self._machine.budget_s
         best: tuple[bool, float, int] | None = None
         for chunk, heaps in self._heaps.items():
@@ -66,7 +67,7 @@ class Lists:
                     due = heap[0][0]
                     own = (due > now, due - budget_s * closing, chunk)
                     best = own if best is None or own < best else best
-        return [] if best is None else self._batch(best[2], best[0], now)
+        return ([] if best is None else self._batch(best[2], best[0], now)), 1
 
     def _batch(self, chunk: int, ahead: bool, now: float) -> list[Stream]:
         """Rows of one chunk length, by urgency, as many as a step holds. If any is owed, those ahead do not count."""
@@ -137,22 +138,25 @@ class Ranges:
             stream.queued = 0
             del self._streams[stream.lease.slot]
 
-    def next(self, now: float) -> list[Stream]:
-        """The streams of the most urgent batch, in the order of their slots; they wait no more. Empty if none waits."""
+    def next(self, now: float) -> tuple[list[Stream], int]:
+        """The streams of the most urgent batch, in the order of their slots, and the chunks of each; they wait no more.
+        Empty if none waits."""
         if not self._streams:
-            return []
+            return [], 1
         self._began = now
-        rows = [self._streams[row.slot] for row in plan(now, self._ready(), self._machine)[0].rows]
+        batch = plan(now, self._ready(), self._machine)[0]
+        rows = [self._streams[row.slot] for row in batch.rows]
         for stream in rows:
             self.drop(stream)
-        return rows
+        return rows, batch.chunks
 
     def hold_s(self, now: float) -> float:
         """How long the next batch had better wait for more rows."""
         return hold_s(now, self._began, self._ready(), self._machine)
 
     def _ready(self) -> list[Ready]:
-        return [Ready(slot, s.chunk, s.due_at, s.closing) for slot, s in self._streams.items()]
+        streams = self._streams.items()
+        return [Ready(slot, s.chunk, s.due_at, s.closing, s.ready_chunks, s.ends) for slot, s in streams]
 
 
 Waiting = Lists | Ranges

@@ -67,7 +67,7 @@ def test_streamed_tokens_and_frames_are_those_of_the_whole_file(name: str, model
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_neighbours_slots_and_idle_rows_change_nothing(backend: Backend, seed: int) -> None:
+def test_neighbours_slots_idle_rows_and_chunks_at_once_change_nothing(backend: Backend, seed: int) -> None:
     rng = np.random.default_rng(seed)
     names = [CLIPS[i % len(CLIPS)] for i in range(2 * SLOTS)]
     chunks = rng.choice(backend.config.chunks, len(names))
@@ -83,7 +83,8 @@ def test_neighbours_slots_and_idle_rows_change_nothing(backend: Backend, seed: i
                 running[int(slot)] = which, Stream(int(slot), audio(backend, name), int(chunks[which]))
         some = [stream for _, stream in running.values() if rng.random() < 0.7]
         for chunk in {stream.chunk for stream in some}:
-            launch(backend, [stream for stream in some if stream.chunk == chunk])
+            at_once = int(rng.integers(1, backend.most_chunks(chunk) + 1))
+            launch(backend, [stream for stream in some if stream.chunk == chunk], at_once)
         for slot in [slot for slot, (_, stream) in running.items() if stream.done]:
             which, stream = running.pop(slot)
             assert_same(stream.tokens, alone[wanted[which]], backend)
@@ -136,6 +137,23 @@ def test_a_fork_goes_on_as_its_source_would(backend: Backend) -> None:
     while not stream.done:
         launch(backend, [stream])
     assert_same(stream.tokens, want, backend)
+
+
+def test_a_vacated_slot_is_nobodys_and_its_neighbours_do_not_notice(backend: Backend) -> None:
+    chunk = min(backend.config.chunks)
+    want = hear(backend, 1, audio(backend, "speech"), chunk)
+    streams = [Stream(slot, audio(backend, "speech"), chunk) for slot in (0, 1, 2)]
+    for stream in streams:
+        backend.open(stream.slot)
+    launch(backend, streams)
+    backend.vacate(1)
+    (refused,) = backend.collect(backend.launch(chunk, [streams[1].next_row()]))
+    assert isinstance(refused, BackendError)
+    while not streams[0].done:
+        launch(backend, [streams[0], streams[2]])
+    for stream in (streams[0], streams[2]):
+        assert_same(stream.tokens, want, backend)
+    assert_same(hear(backend, 1, audio(backend, "speech"), chunk), want, backend)
 
 
 def test_after_forgetting_no_stream_is_open_and_new_ones_hear_the_same(backend: Backend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from streamer.backends.base import Row
 from streamer.backends.fake import FakeBackend
 from streamer.config import load
-from streamer.engine.capacity import LATE_ROWS, MOST_PACE, Admission, Watch, most_streams, refusal
+from streamer.engine.capacity import LATE_ROWS, MOST_PACE, Admission, Watch, most_streams
 from streamer.engine.costs import Clock, Costs, longest_step, measure
 from streamer.engine.kept import FORMAT, Kept
 from streamer.engine.machine import free_bytes
@@ -33,10 +34,10 @@ SETTINGS = EngineSettings(budget_s=0.25, max_load=0.85)
 
 def test_a_stream_that_would_not_fit_is_refused_in_words() -> None:
     costs = Costs({7: ((1, 0.1), (8, 0.4))})
-    assert refusal({}, 7, costs, 0.85) is None
-    words = refusal({7: 8}, 7, costs, 0.7)
-    assert words is not None
-    assert words == "8 streams are heard now and one more would take 80% of the time, expected at most 70%"
+    assert Admission(costs, SETTINGS, 1000).refusal(0.0, {}, 7) is None
+    words = Admission(costs, EngineSettings(max_load=0.7), 1000).refusal(0.0, {7: 8}, 7)
+    more = "8 streams are heard now and one more would take 80% of the time, expected at most 70%"
+    assert words == f"{more}; of 560 ms 7 fit; try again later"
 
 
 def test_costs_lie_on_lines_between_and_beyond_what_was_measured() -> None:
@@ -63,10 +64,32 @@ def test_a_round_is_in_even_steps_as_many_as_the_longest_step_makes_of_it() -> N
 
 @given(st.sampled_from([1, 7]), st.floats(0.05, 3.0))
 def test_as_many_fit_as_are_let_in_one_by_one(chunk: int, max_load: float) -> None:
-    count = 0
-    while refusal({chunk: count}, chunk, COSTS, max_load) is None:
+    admission, count = Admission(COSTS, EngineSettings(max_load=max_load), 1 << 20), 0
+    while admission.refusal(0.0, {chunk: count}, chunk) is None:
         count += 1
-    assert COSTS.fits(chunk, max_load) == count
+    assert COSTS.fits(chunk, max_load) == admission.fits(chunk) == count
+
+
+def test_engines_side_by_side_hold_as_much_as_each_of_them() -> None:
+    one, three = (Admission(COSTS, SETTINGS, 1000, lanes) for lanes in (1, 3))
+    assert three.fits(7) == 3 * one.fits(7)
+    assert three.refusal(0.0, {7: 3 * one.fits(7) - 1}, 7) is None
+    assert three.refusal(0.0, {7: 3 * one.fits(7)}, 7) is not None
+
+
+def test_what_sockets_take_counts_where_steps_take_the_same_processors() -> None:
+    shared = Admission(COSTS, dataclasses.replace(SETTINGS, threads=1, processors=1), 1000)
+    before = shared.fits(1)
+    assert before < Admission(COSTS, SETTINGS, 1000).fits(1)
+    for _ in range(before // 2):
+        shared.came(1)
+    for second in range(30):
+        shared.served(float(second), 0.02 * second * shared.streams[1])  # four times what is assumed at first
+    assert shared.fits(1) < before / 1.5
+    for second in range(30, 90):
+        shared.served(float(second), 0.6 * shared.streams[1])  # nothing more
+    assert shared.fits(1) > before
+    assert "of the time" in (shared.refusal(90.0, {1: shared.fits(1)}, 1) or "")
 
 
 # What was seen since.

@@ -67,7 +67,8 @@ class House:
     def __post_init__(self) -> None:
         self.rng = random.Random(1)
         self.admission = Admission(self.costs, SETTINGS, SLOTS - 16)
-        self.machine = Machine(self.costs.seconds, SETTINGS.budget_s, self.contiguous)
+        most = (lambda chunk: 14 // chunk) if self.contiguous else (lambda _chunk: 1)
+        self.machine = Machine(self.costs.seconds, SETTINGS.budget_s, self.contiguous, most)
         self.slots = Slots(SLOTS, 16, near=self.contiguous)
         self.seating = Seating(self.slots, self.machine, FakeBackend())
         self.streams: dict[int, Stream] = {}  # by slot
@@ -122,7 +123,11 @@ class House:
         """Steps take `times` what they truly cost."""
         while self.now < until and self.events:
             self.happen()
-            ready = [Ready(slot, s.chunk, s.owe(), s.closing) for slot, s in self.streams.items() if s.ready]
+            ready = [
+                Ready(slot, s.chunk, s.owe(), s.closing, s.ready_chunks, s.ends)
+                for slot, s in self.streams.items()
+                if s.ready
+            ]
             if not ready:
                 self.now = max(self.now, self.events[0][0] if self.events else until)
             elif (hold := hold_s(self.now, self.began, ready, self.machine)) > 0:
@@ -130,7 +135,8 @@ class House:
             elif (found := self.slots.stray()) is not None:
                 self.move(*found)
             else:
-                self.step(plan(self.now, ready, self.machine)[0].rows, times)
+                batch = plan(self.now, ready, self.machine)[0]
+                self.step(batch.rows, times, batch.chunks)
 
     def move(self, lease: Lease, slot: int) -> None:
         """As the engine does; it takes a moment."""
@@ -140,19 +146,20 @@ class House:
         stream = self.streams[slot] = self.streams.pop(lease.slot)
         stream.lease = self.slots.move(lease, slot)
 
-    def step(self, rows: tuple[Ready, ...], times: float) -> None:
+    def step(self, rows: tuple[Ready, ...], times: float, chunks: int) -> None:
         chunk, width = rows[0].chunk, len(rows)
+        frames = chunk * chunks
         if self.contiguous:
             width = rows[-1].slot - rows[0].slot + 1
-        self.began, took = self.now, times * self.cost(chunk, width)
+        self.began, took = self.now, times * self.cost(frames, width)
         self.now, self.busy_s = self.now + took, self.busy_s + took
         arrived = []
         for row in rows:
             arrived.append(self.streams[row.slot].arrived_at)
-            self.streams[row.slot].take()
+            self.streams[row.slot].take(chunks)
         late = tuple(self.now - came for came in arrived)
         self.late += [(self.now, each) for each in late]
-        step = Step(chunk, took, (0.0,) * len(rows), late, False, self.machine.cost(chunk, width), late)
+        step = Step(chunk, took, (0.0,) * len(rows), late, False, self.machine.cost(frames, width), late)
         self.admission.stepped(self.now, step)
 
     def share(self, of: float, since: float) -> float:

@@ -66,7 +66,7 @@ async def test_audio_and_close_that_come_with_the_handshake_are_heard_after_read
         sound = frame(wire("early words"), BINARY)
         reader, writer = await bare(home.port, sound + frame(CLOSE, TEXT))
         heard = await asyncio.wait_for(reader.read(-1), 30)
-        assert heard.index(b'"ready"') < heard.index(b'"partial"')
+        assert heard.index(b'"ready"') < heard.index(b'"final"')
         assert b'"error"' not in heard
         assert b'"text":"early words"' in heard
         writer.close()

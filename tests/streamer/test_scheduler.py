@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from models.config import FRAME_S, SAMPLE_RATE
 from streamer.backends.base import samples_needed
-from streamer.engine.capacity import refusal
 from streamer.engine.costs import Costs
 from streamer.engine.scheduler import Batch, Machine, hold_s, plan
 from streamer.engine.slots import Lease
@@ -27,11 +26,16 @@ def step_s(chunk: int, rows: int) -> float:
 
 
 LISTS = Machine(step_s, BUDGET_S, contiguous=False)
-RANGES = Machine(step_s, BUDGET_S, contiguous=True)
+RANGES = Machine(step_s, BUDGET_S, contiguous=True, most_chunks=lambda chunk: 14 // chunk)
 
 
 def row(slot: int, due: float = 0.0, chunk: int = 7, *, closing: bool = False) -> Ready:
     return Ready(slot, chunk, due, closing)
+
+
+def behind(slot: int, chunks: int, *, ends: bool = False) -> Ready:
+    """A stream of 80 ms of which several chunks wait."""
+    return Ready(slot, 1, 0.0, ends, chunks, ends)
 
 
 def slots(batch: Batch) -> list[int]:
@@ -99,13 +103,56 @@ def test_a_range_bridges_a_gap_that_costs_less_than_a_step_of_its_own() -> None:
     assert sorted(slots(batch) for batch in plan(1.0, ready, RANGES)) == [[0, 1, 3], [20]]
 
 
-@given(st.lists(st.tuples(st.floats(0, 10), st.sampled_from([1, 2, 7, 14]), st.booleans()), max_size=40), st.booleans())
-def test_every_row_is_planned_once(waiting: list[tuple[float, int, bool]], contiguous: bool) -> None:
-    rows = [row(slot, due, chunk, closing=closing) for slot, (due, chunk, closing) in enumerate(waiting)]
-    batches = plan(5.0, rows, dataclasses.replace(LISTS, contiguous=contiguous))
+def test_streams_that_are_behind_are_stepped_by_as_many_chunks_as_all_of_them_have() -> None:
+    (batch,) = plan(9.0, [behind(0, 3), behind(1, 2), behind(2, 3)], RANGES)
+    assert (slots(batch), batch.chunks) == ([0, 1, 2], 2)
+    (batch,) = plan(9.0, [behind(0, 40)], RANGES)
+    assert batch.chunks == 14, "more than the backend takes"
+    (batch,) = plan(9.0, [behind(0, 40)], LISTS)
+    assert batch.chunks == 1, "a backend that takes one"
+
+
+def test_neighbours_are_stepped_together_by_what_all_of_them_have() -> None:
+    batches = plan(9.0, [behind(0, 1), behind(1, 9), behind(2, 1), behind(60, 9)], RANGES)
+    assert sorted((slots(batch), batch.chunks) for batch in batches) == [([0, 1, 2], 1), ([60], 9)]
+
+
+def test_streams_that_end_are_stepped_to_their_end_together() -> None:
+    batches = plan(9.0, [behind(0, 9, ends=True), behind(1, 4, ends=True), behind(2, 30, ends=True)], RANGES)
+    assert [(slots(batch), batch.chunks) for batch in batches] == [([0, 1, 2], 14)]
+    (batch,) = plan(9.0, [behind(0, 9, ends=True), behind(1, 4, ends=True)], RANGES)
+    assert batch.chunks == 9
+    (batch,) = plan(9.0, [behind(0, 1, ends=True), behind(1, 1)], RANGES)
+    assert batch.chunks == 1, "a last chunk goes with the others"
+
+
+def test_many_chunks_at_once_are_no_more_than_a_step_may_take() -> None:
+    dear = dataclasses.replace(RANGES, cost=lambda frames, rows: 0.01 * frames * rows)
+    (batch,) = plan(9.0, [behind(0, 14)], dear)
+    assert batch.chunks == 8, "a step of 80 ms and one row may take eight times as long as its first chunk"
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 10), st.sampled_from([1, 2, 7, 14]), st.booleans(), st.integers(1, 20), st.booleans()),
+        max_size=40,
+    ),
+    st.booleans(),
+)
+def test_every_row_is_planned_once(waiting: list[tuple[float, int, bool, int, bool]], contiguous: bool) -> None:
+    rows = [
+        Ready(slot, chunk, due, closing, chunks, ends)
+        for slot, (due, chunk, closing, chunks, ends) in enumerate(waiting)
+    ]
+    batches = plan(5.0, rows, RANGES if contiguous else LISTS)
+    assert all(r.ends or r.chunks >= batch.chunks for batch in batches for r in batch.rows), "a chunk nobody has"
     assert sorted(slot for batch in batches for slot in slots(batch)) == list(range(len(rows)))
     assert all(ready.chunk == batch.chunk for batch in batches for ready in batch.rows)
     assert all((ready.due > 5.0) == batch.ahead for batch in batches for ready in batch.rows)
+
+
+def told(slot: int, stream: Stream) -> Ready:
+    return Ready(slot, stream.chunk, stream.owe(), stream.closing, stream.ready_chunks, stream.ends)
 
 
 # A simulated server: streams that speak in real time, streams that send a file at once, one engine.
@@ -143,7 +190,7 @@ class Simulation:
             while events and events[-1][0] <= self.now:
                 time, slot, samples = events.pop()
                 self.streams[slot].feed(np.zeros(samples, np.float32), time)
-            ready = [Ready(slot, s.chunk, s.owe(), s.closing) for slot, s in self.streams.items() if s.ready]
+            ready = [told(slot, stream) for slot, stream in self.streams.items() if stream.ready]
             forks = [Ready(slot, chunk, due, True) for slot, (chunk, due) in self.finalizing.items()]
             if ready or (forks and events):
                 self.step(plan(self.now, [*ready, *forks], self.machine)[0])
@@ -154,7 +201,7 @@ class Simulation:
 
     def step(self, batch: Batch) -> None:
         span = batch.rows[-1].slot - batch.rows[0].slot + 1 if self.machine.contiguous else len(batch.rows)
-        cost = self.machine.cost(batch.chunk, span)
+        cost = self.machine.cost(batch.chunk * batch.chunks, span)
         for ready in batch.rows:
             if ready.slot in self.finalizing:
                 self.finalizing[ready.slot] = ready.chunk, self.now + cost
@@ -162,7 +209,7 @@ class Simulation:
             stream = self.streams[ready.slot]
             stream.owe()
             arrived = stream.arrived_at
-            stream.take()
+            stream.take(batch.chunks)
             self.late[ready.slot].append(self.now + cost - arrived)
         self.now += cost
         self.busy_s += cost
@@ -171,10 +218,7 @@ class Simulation:
 def admitted(chunk: int, max_load: float = 0.85) -> int:
     """Streams of one latency that admission lets in."""
     costs = Costs({chunk: tuple((rows, step_s(chunk, rows)) for rows in (1, 2, 4, 8, 16, 32, 64, 128))})
-    count = 0
-    while refusal({chunk: count} if count else {}, chunk, costs, max_load) is None:
-        count += 1
-    return count
+    return costs.fits(chunk, max_load)
 
 
 @pytest.mark.parametrize("chunk", [1, 7])
@@ -260,7 +304,8 @@ def test_the_silence_of_a_finalize_is_owed_at_once() -> None:
     stream.finish(np.zeros(SAMPLE_RATE, np.float32), 101.0)
     while True:
         assert stream.owe() <= 101.0
-        if stream.take()[1]:
+        stream.take()
+        if stream.last:
             break
 
 
@@ -274,11 +319,14 @@ def test_chunks_are_the_stream_cut_at_the_fixed_places_whatever_the_pieces(piece
         stream.feed(whole[at : at + size], float(at))
         at += size
         while stream.ready:
-            pcm, last = stream.take()
-            assert not last
-            assert len(pcm) == samples_needed(len(chunks), chunk)
+            before, most = stream.chunks, stream.ready_chunks
+            assert most >= 1
+            at_once = 1 + at % most
+            pcm = stream.take(at_once)
+            assert not stream.last
+            assert len(pcm) == samples_needed(before, chunk, at_once)
             chunks.append(pcm)
     stream.finish(np.zeros(0, np.float32), float(at))
-    pcm, last = stream.take()
-    assert last
+    pcm = stream.take()
+    assert stream.last
     assert np.array_equal(np.concatenate([*chunks, pcm]), whole)

@@ -50,16 +50,23 @@ class House:
 
     def step(self) -> None:
         """The next batch is the one that plan would step first."""
-        rows = [Ready(slot, s.chunk, s.owe(), s.closing) for slot, s in self.streams.items() if s.ready]
+        rows = [
+            Ready(slot, s.chunk, s.owe(), s.closing, s.ready_chunks, s.ends)
+            for slot, s in self.streams.items()
+            if s.ready
+        ]
         batches = plan(self.now, rows, self.machine)
-        got = [Ready(s.lease.slot, s.chunk, s.due_at, s.closing) for s in self.queue.next(self.now)]
+        streams, chunks = self.queue.next(self.now)
+        got = [Ready(s.lease.slot, s.chunk, s.due_at, s.closing) for s in streams]
+        assert chunks == (batches[0].chunks if batches else 1)
         assert len({row.chunk for row in got}) <= 1
         expected = batches[0].rows if batches else ()
         assert sorted(map(urgency, got)) == sorted(map(urgency, expected))  # which of equals comes first is free
         assert sorted((row.due > self.now) for row in got) == sorted((row.due > self.now) for row in expected)
         for row in got:
             stream = self.streams[row.slot]
-            if stream.take()[1]:
+            stream.take(chunks)
+            if stream.last:
                 del self.streams[row.slot]
             else:
                 self.place(row.slot)
@@ -81,7 +88,11 @@ STORIES = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(story=STORIES)
 def test_the_queue_gives_what_plan_gives_first(kind: type[Lists | Ranges], story: list[tuple[str, int, int]]) -> None:
-    machine = MACHINE if kind is Lists else Machine(MACHINE.cost, BUDGET_S, contiguous=True)
+    machine = (
+        MACHINE
+        if kind is Lists
+        else Machine(MACHINE.cost, BUDGET_S, contiguous=True, most_chunks=lambda chunk: 14 // chunk)
+    )
     house = House(kind(machine), machine)
     for verb, slot, number in story:
         if verb == "step":
@@ -103,7 +114,7 @@ def test_streams_that_left_are_swept_out_though_nobody_comes_to_their_places() -
         queue.drop(stream)
     assert sum(len(heap) for heaps in queue._heaps.values() for heap in heaps) <= MOST_STALE
     assert len(queue) == 0
-    assert queue.next(1e9) == []
+    assert queue.next(1e9) == ([], 1)
 
 
 def test_a_batch_of_a_few_looks_at_a_few_however_many_wait() -> None:
@@ -122,5 +133,5 @@ def test_a_batch_of_a_few_looks_at_a_few_however_many_wait() -> None:
         stream.feed(np.zeros(200, np.float32), 0.001 * slot)
         queue.put(stream)
     looked = 0
-    assert [stream.lease.slot for stream in queue.next(10.0)] == [0, 1]
+    assert [stream.lease.slot for stream in queue.next(10.0)[0]] == [0, 1]
     assert looked < 20

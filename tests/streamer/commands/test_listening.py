@@ -63,6 +63,9 @@ def test_no_word_begins_in_what_was_called_quiet(heard: tuple[list[Token], int])
     assert all(word.start_s >= min(quiet_s, samples / 16000) for word in last.words)
 
 
+SLOWLY = spell((" " * 15).join(["one", "two", "three", "four", "five", " " * 30]))  # a step takes fourteen letters
+
+
 def listener(faults: Faults | None = None) -> Chunks:
     return Chunks(Transcriber(backend=FakeBackend(4, faults), chunk=CHUNK), 160)
 
@@ -72,13 +75,13 @@ def test_words_come_out_while_the_recording_is_still_read() -> None:
 
     def blocks() -> Iterator[np.ndarray]:
         nonlocal read
-        for block in np.array_split(spell("one two three four five"), 23):
+        for block in np.array_split(SLOWLY, 140):
             read += 1
             yield block
 
     at = {word.text: read for said in listener().follow([blocks()]) for word in said.words}
     assert list(at) == ["one", "two", "three", "four", "five"]
-    assert at["one"] < at["three"] < at["four"] < 23
+    assert at["one"] < at["three"] < at["four"] < 140
 
 
 def test_a_recording_that_fails_keeps_what_was_said_before() -> None:
@@ -87,9 +90,9 @@ def test_a_recording_that_fails_keeps_what_was_said_before() -> None:
 
         def __call__(self, _row: object) -> Exception | None:
             self.launches += 1
-            return ValueError("broken") if self.launches > 8 else None
+            return ValueError("broken") if self.launches > 4 else None
 
-    *early, last = listener(Faults(on_row=Late())).follow([[spell("one two three four five")]])
+    *early, last = listener(Faults(on_row=Late())).follow([[SLOWLY]])
     assert [word.text for said in early for word in said.words][:2] == ["one", "two"]
     assert (last.error, last.last) == ("broken", True)
 

@@ -263,7 +263,7 @@ def test_each_channel_is_heard_by_itself(run: Run, capsys: pytest.CaptureFixture
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_told_to_end_it_closes_what_it_has_written(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def heed(launch: int, _: object) -> None:
-        if launch == 200:
+        if launch == 40:
             os.kill(os.getpid(), signal.SIGTERM)
 
     hearing = Chunks(Transcriber(backend=FakeBackend(1, Faults(on_launch=heed)), chunk=2, tail_ms=0), 160)
