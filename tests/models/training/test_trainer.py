@@ -229,14 +229,6 @@ def test_groups_cover_all_rows_and_keep_to_the_cells() -> None:
         assert cells <= 1100 or cut.stop - cut.start == 1
 
 
-@pytest.mark.parametrize("name", ["1-first", "2-continued"])
-def test_the_recipes_settings_are_whole(name: str) -> None:
-    told = settings.load(Path(settings.__file__).parents[1] / "recipes" / "streamer-small-en" / f"{name}.yaml")
-    assert told.model is not None
-    assert len(told.context_weights) == len(told.model["contexts"])
-    assert bool(told.init) == bool(told.noise) == (name == "2-continued")
-
-
 def test_settings_for_tuning_are_whole_and_unknown_keys_are_refused() -> None:
     assert settings.load(Path(settings.__file__).with_name("tune.yaml")).model is None
     with pytest.raises(ValueError, match=r"settings.batch: got an unknown key"):
