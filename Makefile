@@ -11,6 +11,8 @@ TORCH ?= torch==2.13.0
 # Interprets the GPU's kernels on the CPU. Torch's builds for CUDA bring their own; later ones than this interpret wrongly.
 TRITON ?= triton==3.6.0
 TESTS ?= tests
+# Processes that run them, a file at a time (the tests of one file share what is dear to make); empty: this one alone.
+WORKERS ?=
 
 # What the browser's and the microphone's tests drive. Root on Debian gets them installed by `make test`; elsewhere
 # those tests are skipped, and say so.
@@ -51,7 +53,7 @@ demo: setup
 	@$(BIN)/streamer demo
 
 test: $(VENV)/.dev tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile) $(TESTS)
 
 tools:
 	@if dpkg -s $(DEBS) >/dev/null 2>&1; then :; \

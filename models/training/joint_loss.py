@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.training.loss_crew import dealt, hands, together
 from models.training.loss_kernels import KernelTiles
 from models.training.loss_tiles import Outcomes, Shares, Sums, Tile, TorchTiles
 from models.training.losses import rnnt_loss
@@ -37,6 +38,7 @@ class SampleWise:
 class Tiled:
     """At most `cells` cells' logits at a time; of a longer utterance all but the last tile are computed twice.
 
+    On a CPU threads share the cells: 8 000 are two tiles of 4 000, side by side.
     `lattice`: so many cells' alphas and betas at once, if that is more: fewer and longer steps, which a GPU wants, for
     a joint that is computed twice.
     """
@@ -53,6 +55,7 @@ class Kernels:
     lattice: int = 8_000_000
 
 
+Tiles = TorchTiles | KernelTiles
 Form = Batched | SampleWise | Tiled | Kernels
 
 
@@ -98,7 +101,8 @@ def joint_loss(
         logits = all_logits(enc.to(_wide(enc)), pred.to(_wide(enc)), last)
         losses = rnnt_loss(logits, targets.labels, targets.frames, targets.label_lengths, fast_emit)
         return (losses * weights).sum()
-    how = _How(output.activation, targets, weights.detach(), fast_emit, half, form)
+    crew = hands(form.cells) if isinstance(form, Tiled) and enc.device.type == "cpu" else 1
+    how = _How(output.activation, targets, weights.detach(), fast_emit, half, form, crew)
     total: Tensor = _Fused.apply(enc, pred, output.weight, output.bias, how)
     return total
 
@@ -117,16 +121,17 @@ class _How:
     fast_emit: float
     half: bool
     form: SampleWise | Tiled | Kernels
+    hands: int  # threads with groups of their own
 
     @property
     def most_cells(self) -> int | None:
         """Of a tile; None: one utterance, however long."""
-        return None if isinstance(self.form, SampleWise) else self.form.cells
+        return None if isinstance(self.form, SampleWise) else max(1, self.form.cells // self.hands)
 
     @property
     def group_cells(self) -> int | None:
         """Of rows whose lattices are computed together."""
-        return None if isinstance(self.form, SampleWise) else max(self.form.cells, self.form.lattice)
+        return None if isinstance(self.form, SampleWise) else max(self.form.cells // self.hands, self.form.lattice)
 
 
 class _Fused(torch.autograd.Function):
@@ -135,15 +140,27 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, enc: Tensor, pred: Tensor, weight: Tensor, bias: Tensor, how: _How) -> Tensor:
         given, wanted = (enc, pred, weight, bias), any(ctx.needs_input_grad[:4])
-        sums = Sums(*(torch.zeros_like(x, dtype=_wide(x)) for x in given)) if wanted else None
+        by_enc, by_pred = (torch.zeros_like(x, dtype=_wide(x)) if wanted else None for x in (enc, pred))
+        found = list(groups(how.targets.frames, how.targets.label_lengths, how.group_cells))
+        room = max(_Group(enc, pred, how, rows).room for rows in found)
         make = KernelTiles if isinstance(how.form, Kernels) else TorchTiles
-        work = make(weight.to(_wide(weight)), bias.to(_wide(bias)), how.activation, how.half)
-        total = enc.new_zeros((), dtype=torch.double)
-        for rows in groups(how.targets.frames, how.targets.label_lengths, how.group_cells):
-            total += _Group(enc, pred, how, rows, work).loss(sums)
-        if sums is not None:
-            found = (sums.enc, sums.pred, sums.weight, sums.bias)
-            ctx.save_for_backward(*(grad.to(x.dtype) for grad, x in zip(found, given, strict=True)))
+
+        def share(indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+            """A thread's part of the loss, and of the gradients of weight and bias; rows are its own."""
+            work = make(weight.to(_wide(weight)), bias.to(_wide(bias)), how.activation, how.half, room)
+            own = [torch.zeros_like(x, dtype=_wide(x)) for x in (weight, bias)]
+            sums = None if by_enc is None or by_pred is None else Sums(by_enc, by_pred, *own)
+            total = enc.new_zeros((), dtype=torch.double)
+            for index in indices:
+                total += _Group(enc, pred, how, found[index]).loss(work, sums)
+            return total, own[0], own[1]
+
+        sizes = [(rows.stop - rows.start) * int(how.targets.frames[rows].max()) for rows in found]
+        parts = together(share, dealt(sizes, max(1, min(how.hands, len(found)))))
+        total, by_weight, by_bias = (sum(column[1:], column[0]) for column in zip(*parts, strict=True))
+        if by_enc is not None and by_pred is not None:
+            grads = (by_enc, by_pred, by_weight, by_bias)
+            ctx.save_for_backward(*(grad.to(x.dtype) for grad, x in zip(grads, given, strict=True)))
         return total.to(_wide(enc))
 
     @staticmethod
@@ -154,25 +171,31 @@ class _Fused(torch.autograd.Function):
 class _Group:
     """Some rows, cut to the longest of them."""
 
-    def __init__(self, enc: Tensor, pred: Tensor, how: _How, rows: slice, work: TorchTiles | KernelTiles) -> None:
+    def __init__(self, enc: Tensor, pred: Tensor, how: _How, rows: slice) -> None:
         targets = how.targets
-        self.rows, self.how, self.work = rows, how, work
+        self.rows, self.how = rows, how
         self.frames, self.lengths = targets.frames[rows], targets.label_lengths[rows]
         most_frames, most_labels = int(self.frames.max()), int(self.lengths.max())
         self.enc, self.pred = enc[rows, :most_frames], pred[rows, : most_labels + 1]
         self.labels = F.pad(targets.labels[rows, :most_labels], (0, 1))
 
-    def loss(self, sums: Sums | None) -> Tensor:
+    @property
+    def room(self) -> int:
+        """Cells of its largest tile."""
+        first = self._spans()[0]
+        return (first.stop - first.start) * self.pred[..., 0].numel()
+
+    def loss(self, work: Tiles, sums: Sums | None) -> Tensor:
         """The rows' weighted loss; their gradients are added to `sums`, if there are any."""
         spans = self._spans()
-        found = self._outcomes(spans)
-        logp, by_blank, by_emit = self.work.ways(found.blank, found.emit, self.frames, self.lengths, self.how.fast_emit)
+        found = self._outcomes(work, spans)
+        logp, by_blank, by_emit = work.ways(found.blank, found.emit, self.frames, self.lengths, self.how.fast_emit)
         row_weights = self.how.row_weights[self.rows].double()
         if sums is not None:
             scale = row_weights[:, None, None]
             shares = Shares(*((share * scale).to(found.norm.dtype) for share in (by_blank, by_emit)))
             for span in reversed(spans):  # the last tile is still there
-                self._descend(span, found, shares, sums, again=span is not spans[-1])
+                self._descend(work, span, found, shares, sums, again=span is not spans[-1])
         return -(logp * row_weights).sum()
 
     def _spans(self) -> list[slice]:
@@ -185,24 +208,20 @@ class _Group:
     def _tile(self, span: slice) -> Tile:
         return Tile(self.enc[:, span].to(_wide(self.enc)), self.pred.to(_wide(self.pred)), self.labels)
 
-    def _outcomes(self, spans: list[slice]) -> Outcomes:
+    def _outcomes(self, work: Tiles, spans: list[slice]) -> Outcomes:
         """Of all frames, (rows, T, U + 1)."""
-        parts = []
-        for span in spans:
-            tile = self._tile(span)
-            self.work.fill(tile)
-            parts.append(self.work.outcomes(tile))
+        parts = [work.outcomes(self._tile(span)) for span in spans]
         return Outcomes(*(torch.cat([getattr(p, name) for p in parts], 1) for name in ("blank", "emit", "norm")))
 
-    def _descend(self, span: slice, found: Outcomes, shares: Shares, sums: Sums, *, again: bool) -> None:
+    def _descend(self, work: Tiles, span: slice, found: Outcomes, shares: Shares, sums: Sums, *, again: bool) -> None:
         tile = self._tile(span)
         if again:
-            self.work.fill(tile)
+            work.fill(tile)
         enc = sums.enc[self.rows, : self.enc.shape[1]][:, span]
         pred = sums.pred[self.rows, : self.pred.shape[1]]
         here = Outcomes(found.blank[:, span], found.emit[:, span], found.norm[:, span])
         there = Shares(shares.blank[:, span], shares.emit[:, span])
-        self.work.descend(tile, here, there, Sums(enc, pred, sums.weight, sums.bias))
+        work.descend(tile, here, there, Sums(enc, pred, sums.weight, sums.bias))
 
 
 def _wide(x: Tensor) -> torch.dtype:

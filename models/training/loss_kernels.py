@@ -21,9 +21,9 @@ CELLS = 1024  # of a program that only moves numbers
 
 
 class KernelTiles:
-    """As TorchTiles: `fill`, then `outcomes`; then `descend`, once, for the same tile."""
+    """As TorchTiles: `outcomes`, or `fill` where they are known; then `descend`, once, for the same tile."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, activation: str, half: bool) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, activation: str, half: bool, room: int) -> None:
         if (reason := why_not(weight.device)) is not None:
             raise ValueError(reason)
         self._weight, self._bias, self._activation = weight.contiguous(), bias.contiguous(), activation
@@ -34,7 +34,8 @@ class KernelTiles:
         self._common = {"HIDDEN": weight.shape[1], "COLUMNS": len(weight)}
         self._tile = product_tile(self._narrow, weight.shape[1])
         self._tile["WIDE"] = self._type = tl.float64 if weight.dtype == torch.double else tl.float32
-        self._space: dict[str, Tensor] = {}
+        shapes = {"hidden": weight.shape[1], "slopes": self._width}
+        self._space = {name: self._product.new_empty(room * columns) for name, columns in shapes.items()}
 
     def fill(self, tile: Tile) -> None:
         """Hidden values of a tile and each cell's own logits; those of the tile before are gone."""
@@ -50,7 +51,8 @@ class KernelTiles:
         )  # fmt: skip
 
     def outcomes(self, tile: Tile) -> Outcomes:
-        """What the tile's logits say."""
+        """The tile's hidden values, and what its logits say."""
+        self.fill(tile)
         cells = len(self.hidden)
         found = tile.enc.new_empty(3, cells)
         code.outcome_kernel[(blocks(cells, self._tile["BM"]),)](
@@ -117,11 +119,8 @@ class KernelTiles:
         sums.bias.index_add_(0, labels, own[1].sum(1).flatten())
 
     def _buffer(self, name: str, rows: int, columns: int) -> Tensor:
-        """(rows, columns) of memory kept under a name, in the products' type."""
-        kept = self._space.get(name)
-        if kept is None or kept.numel() < rows * columns:
-            kept = self._space[name] = self._product.new_empty(rows * columns)
-        return kept[: rows * columns].view(rows, columns)
+        """(rows, columns) of memory that every tile uses again, in the products' type."""
+        return self._space[name][: rows * columns].view(rows, columns)
 
 
 def wide_product(a: Tensor, b: Tensor) -> Tensor:

@@ -9,12 +9,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.training.data import Batch
 from models.training.joint_loss import Output, Targets, Tiled, joint_loss
 from models.training.settings import Stage
+from models.training.tdt_loss import tdt_loss
 from models.transducer import Model
 
+GPU_LATTICE = 8_000_000  # cells of alphas and betas at once: a GPU wants fewer and longer steps
 BLANK_SHARE = 0.6  # of frames, about where CTC's plateau lies
 
 
@@ -94,10 +97,36 @@ def transducer_loss(
     h, c = model.start(len(batch.ids))
     spoken, _, _ = model.decoder.prediction(torch.cat([start, batch.ids], 1).T.contiguous(), h, c)
     g = model.joint.pred(spoken).transpose(0, 1)
+    if model.config.durations:
+        return duration_loss(model, f, g, frames, batch, bf16)
     last = model.joint.joint_net[-1]
     output = Output(last.weight, last.bias, model.config.joint_activation)
     targets = Targets(batch.ids, frames, batch.id_lengths)
-    return joint_loss(f, g, output, targets, Tiled(cells), fast_emit=stage.fast_emit, half=bf16)
+    form = Tiled(cells) if f.device.type == "cpu" else Tiled(cells, GPU_LATTICE)
+    return joint_loss(f, g, output, targets, form, fast_emit=stage.fast_emit, half=bf16)
+
+
+def duration_loss(model: Model, f: Tensor, g: Tensor, frames: Tensor, batch: Batch, bf16: bool) -> Tensor:
+    """The same of a TDT model, from its joint's projections of encoder [B, T, H] and predictor [B, U + 1, H].
+
+    A row's logits are made twice, and never live beside another row's.
+    """
+    cells = f.new_zeros(len(f), f.shape[1], g.shape[1], 2 + len(model.config.durations))
+    for row, (t, u) in enumerate(zip(frames.tolist(), batch.id_lengths.tolist(), strict=True)):
+        with _half(batch, bf16):
+            inputs = (f[row, :t], g[row, : u + 1], batch.ids[row, :u])
+            cells[row, :t, : u + 1] = checkpoint(_outcomes, model, *inputs, use_reentrant=False)
+    losses = tdt_loss(cells[..., 0], cells[..., 1], cells[..., 2:], model.config.durations, frames, batch.id_lengths)
+    return losses.sum().float()
+
+
+def _outcomes(model: Model, f: Tensor, g: Tensor, ids: Tensor) -> Tensor:
+    """One row's log-probabilities of blank, of the next label, and of each duration [T, U + 1, 2 + D]."""
+    logits = model.joint(f[:, None], g[None]).float()
+    labels, steps = logits[..., : model.config.blank + 1], logits[..., model.config.blank + 1 :]
+    logp = labels.log_softmax(-1)
+    index = F.pad(ids, (0, 1))[None, :, None].expand(len(f), -1, 1)
+    return torch.cat([logp[..., -1:], logp.gather(-1, index), steps.log_softmax(-1)], -1)
 
 
 def loss_of(model: Model, batch: Batch, context: tuple[int, int], stage: Stage, bf16: bool, cells: int) -> Tensor:

@@ -36,7 +36,7 @@ class Origin:
 
 
 def read(told: Settings) -> Origin:
-    """Raises ConfigError for what batches, losses or checkpoints do not know of."""
+    """Raises ConfigError for a loss that the model has no head for."""
     init, tokenizer = store.load(told.init) if told.init else (None, None)
     if told.tokenizer:
         tokenizer = Tokenizer.from_sentencepiece(Path(told.tokenizer).read_bytes())
@@ -46,9 +46,9 @@ def read(told: Settings) -> Origin:
     if init and init.config.labels != tokenizer.pieces:
         spelled |= {"eou_id": None, "eob_id": None}
     config = ModelConfig.from_dict({**numbers, **(told.model or {}), **spelled})
-    if config.durations:
-        raise ConfigError("settings.model.durations", config.durations, "none: there is no TDT loss")
     for stage in told.stages:
+        if stage.fast_emit and config.durations:
+            raise ConfigError(f"stages.{stage.name}.fast_emit", stage.fast_emit, "0 for a TDT model")
         for weight, head, kinds in (
             (stage.ctc_weight, config.ctc, "ctc_weight: 0"),
             (stage.rnnt_weight, config.transducer, "rnnt_weight: 0"),

@@ -48,4 +48,5 @@ def _check(told: Settings, tokenizer: Tokenizer, manifests: list[Path], dev: Pat
 
 def _build(told: Settings, path: Path, mels: int, version: int) -> None:
     noise = Path(told.noise) if told.noise and version else None
-    cache.build(path, Path(told.cache), mels, len(os.sched_getaffinity(0)), version, noise)
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cache.build(path, Path(told.cache), mels, mine or 1, version, noise)

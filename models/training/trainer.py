@@ -174,11 +174,12 @@ class Trainer:
 
     def report(self, job: Job, stage: Stage, norm: float, seconds: float) -> None:
         audio_s, loss = self.progress.take_report()
-        elapsed_s, step = self.progress.get("elapsed_s"), int(self.progress.get("step"))
+        step = int(self.progress.get("step"))
+        at = f"{self.progress.get('elapsed_s') / 60:.1f} min" if self.progress.get("stage") == job.stage else "end"
         lr = learning_rate(stage, int(self.progress.get("stage_step")), self.progress.done(stage))
         speed = audio_s / max(1e-9, seconds)
         self.journal.line(
-            f"{stage.name} {elapsed_s / 60:.1f} min, step {step}, epoch {job.epoch} ({job.batch}/"
+            f"{stage.name} {at}, step {step}, epoch {job.epoch} ({job.batch}/"
             f"{len(self.plan(job.epoch))}): loss {loss:.3f}, norm {norm:.2f}, lr {lr:.2e}, "
             f"{speed:.0f} s of audio a second"
         )

@@ -68,8 +68,8 @@ class Seen:
 class _Open:
     utterance: Utterance
     emission: Emission = field(default_factory=Emission)
-    steps: int = 0
-    last: Token | None = None
+    chunk: int | None = None  # of the last token
+    last: Token | None = None  # that is seen
 
 
 class Watch(Listener):
@@ -90,39 +90,47 @@ class Watch(Listener):
             yield said
 
     def notice(self, said: Said) -> None:
-        """One step more."""
-        if said.index not in self._open:
-            self._open[said.index] = _Open(Utterance(self.speller))
-        one = self._open[said.index]
-        one.steps += 1
-        now = (FRAME_SAMPLES * self._chunk * one.steps - FIRST_SHORTER_BY) / SAMPLE_RATE
+        """One step more, of however many chunks: a token's frame says in which of them it came."""
+        one = self._open.setdefault(said.index, _Open(Utterance(self.speller)))
         for token in said.tokens:
+            chunk = token.frame // self._chunk
+            if chunk != one.chunk:
+                self._show(one)
+            one.chunk = chunk
             one.utterance.add(token)
             if self.speller.visible(token):
                 one.last = token
-        if not said.last:
-            draft = one.utterance.draft(now)
-            one.emission.partial({"words": _plain(draft.words), "stable_words": draft.stable}, now)
-            return
-        del self._open[said.index]
-        if said.error is None:
-            self._end(one, said, now)
+        self._show(one)
+        if said.last:
+            del self._open[said.index]
+            if said.error is None:
+                self.seen[said.index] = self._end(one, said.duration_s)
 
-    def _end(self, one: _Open, said: Said, now: float) -> None:
+    def _show(self, one: _Open) -> None:
+        """What a client sees when the chunk of the last token has been heard."""
+        if one.chunk is not None:
+            draft = one.utterance.draft(math.inf)
+            message = {"words": _plain(draft.words), "stable_words": draft.stable}
+            one.emission.partial(message, self._whole_s(one.chunk))
+
+    def _end(self, one: _Open, duration_s: float) -> Seen:
         """Whoever closes gets the rest at once: nothing is seen later than the audio's end."""
-        words = one.utterance.cut(said.duration_s).words
+        words = one.utterance.cut(duration_s).words
         told = [
-            Told(word.end_s, *(min(at, said.duration_s) for at in (word.first, word.stable, word.final)))
-            for word in one.emission.final({"words": _plain(words)}, now)
+            Told(word.end_s, *(min(at, duration_s) for at in (word.first, word.stable, word.final)))
+            for word in one.emission.final({"words": _plain(words)}, duration_s)
         ]
         final_s = None if one.last is None else self._final_s(one.last.frame)
-        self.seen[said.index] = Seen(words, told, one.emission.revised, final_s)
+        return Seen(words, told, one.emission.revised, final_s)
 
     def _final_s(self, frame: int) -> float:
         """When the chunk is whole in which the daemon's endpoint rule, as it is by default, ends the segment."""
         due = frame + math.ceil(Endpoint().silence_ms / MS / FRAME_S)
-        chunks = due // self._chunk + 1
-        return (FRAME_SAMPLES * self._chunk * chunks - FIRST_SHORTER_BY) / SAMPLE_RATE
+        return self._whole_s(due // self._chunk)
+
+    def _whole_s(self, chunk: int) -> float:
+        """When the last sample comes that a chunk needs."""
+        return (FRAME_SAMPLES * self._chunk * (chunk + 1) - FIRST_SHORTER_BY) / SAMPLE_RATE
 
 
 def _plain(words: Sequence[Word]) -> list[dict[str, Any]]:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.training import loss_tiles
 from models.training.joint_loss import ACTIVATIONS, Batched, Form, Output, SampleWise, Targets, Tiled, joint_loss
 from models.training.loss_reference import graves
-from models.training.loss_tiles import Tile, TorchTiles
+from models.training.loss_tiles import Outcomes, Tile, TorchTiles
 
 FORMS: tuple[Form, ...] = (Batched(), SampleWise(), Tiled(1), Tiled(7), Tiled(40), Tiled(10_000), Tiled(20, 10_000))
 NAMES = ("enc", "pred", "weight", "bias")
@@ -49,7 +50,9 @@ def paper(
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_each_form_is_the_paper_s(form: Form, activation: str) -> None:
+def test_each_form_is_the_paper_s(form: Form, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_tiles, "RUN", 17)  # several products for a tile, and several blocks for a product
+    monkeypatch.setattr(loss_tiles, "BLOCK", 3)
     row_weights = torch.tensor([1.0, 0.25, 2.0, -1.0], dtype=torch.double)
     made = inputs()
     loss = joint_loss(*made[:2], Output(*made[2:], activation), TARGETS, form, row_weights=row_weights)
@@ -118,15 +121,13 @@ def test_inputs_in_half_precision_get_gradients_in_it() -> None:
 def test_no_more_logits_are_held_than_the_form_says(form: Form, cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 
-    def watched(self: TorchTiles, tile: Tile) -> None:
-        fill(self, tile)
-        sizes.append(len(self.logits))
-        assert {len(kept) // self.logits.shape[1] for name, kept in self._space.items() if name == "logits"} == {
-            max(sizes)
-        }
+    def watched(self: TorchTiles, tile: Tile) -> Outcomes:
+        sizes.append(tile.cells)
+        assert len(self.logits) == cells
+        return outcomes(self, tile)
 
-    fill = TorchTiles.fill
-    monkeypatch.setattr(TorchTiles, "fill", watched)
+    outcomes = TorchTiles.outcomes
+    monkeypatch.setattr(TorchTiles, "outcomes", watched)
     made = inputs()
     joint_loss(*made[:2], Output(*made[2:]), TARGETS, form).backward()
     assert max(sizes) == cells

@@ -42,7 +42,7 @@ def tuning(features: Path, init: Path, run: Path, **changes: object) -> Settings
 
 
 @pytest.mark.parametrize(
-    "name", ["hybrid_bpe", "ctc_bpe", "rnnt_bpe_bn128", "rnnt_char", "offline_bpe", "prompt_hybrid"]
+    "name", ["hybrid_bpe", "ctc_bpe", "rnnt_bpe_bn128", "rnnt_char", "offline_bpe", "prompt_hybrid", "tdt_bpe"]
 )
 def test_a_nemo_file_is_fine_tuned_and_released_as_one(golden: Path, features: Path, tmp_path: Path, name: str) -> None:
     init = golden / "models" / name / f"{name}.nemo"
@@ -80,11 +80,11 @@ def test_with_another_vocabulary_the_encoder_goes_on_and_heads_are_new(
 
 
 def test_what_cannot_be_trained_is_refused_by_name(golden: Path, features: Path, tmp_path: Path) -> None:
+    stage = {"name": "tune", "steps": 1, "peak_lr": 1e-3, "ctc_weight": 0.0, "rnnt_weight": 0.5, "fast_emit": 0.1}
     tdt = golden / "models" / "tdt_bpe" / "tdt_bpe.nemo"
-    with pytest.raises(ConfigError, match=r"^settings\.model\.durations="):
-        origin.read(tuning(features, tdt, tmp_path))
+    with pytest.raises(ConfigError, match=r"^stages\.tune\.fast_emit=0\.1: expected 0 for a TDT model"):
+        origin.read(tuning(features, tdt, tmp_path, stages=[stage]))
     ctc = golden / "models" / "ctc_bpe" / "ctc_bpe.nemo"
-    stage = {"name": "tune", "steps": 1, "peak_lr": 1e-3, "rnnt_weight": 0.5}
     with pytest.raises(ConfigError, match=r"^stages\.tune='ctc': expected rnnt_weight: 0, for a model without"):
         origin.read(tuning(features, ctc, tmp_path, stages=[stage]))
 
