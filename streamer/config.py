@@ -104,7 +104,7 @@ class EngineOptions:
         250.0, "longest step, and the lateness of a chunk that is still fine, milliseconds", least=1, most=60_000
     )
     max_load: float = option(
-        0.85, "new streams are refused above this share of the time there is, 1 = all", least=0.05, most=100
+        0.75, "new streams are refused above this share of the time there is, 1 = all", least=0.05, most=100
     )
     step_timeout_s: float = option(60.0, "a step that takes longer means a dead engine, seconds", least=0.1, most=3600)
     capacity_file: str = option("", "JSON file that keeps the measured step times; empty measures at every start")

@@ -46,7 +46,7 @@ class EngineSettings:
     """The limits of admission and of a step."""
 
     budget_s: float = 0.25
-    max_load: float = 0.85
+    max_load: float = 0.75
     capacity_file: str = ""
     lanes: int = 1  # engines side by side
     threads: int = 0  # of a step
