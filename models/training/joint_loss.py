@@ -21,6 +21,7 @@ from models.training.loss_kernels import KernelTiles
 from models.training.loss_tiles import Outcomes, Shares, Sums, Tile, TorchTiles
 from models.training.losses import rnnt_loss
 
+AT_ONCE = 16_000  # cells that sample-wise threads are counted by
 ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 
@@ -31,7 +32,7 @@ class Batched:
 
 @dataclass(frozen=True, slots=True)
 class SampleWise:
-    """One utterance's logits at a time."""
+    """One utterance's logits at a time; on a CPU each of up to four threads has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ def joint_loss(
         logits = all_logits(enc.to(_wide(enc)), pred.to(_wide(enc)), last)
         losses = rnnt_loss(logits, targets.labels, targets.frames, targets.label_lengths, fast_emit)
         return (losses * weights).sum()
-    crew = hands(form.cells) if isinstance(form, Tiled) and enc.device.type == "cpu" else 1
+    cells = AT_ONCE if isinstance(form, SampleWise) else form.cells
+    crew = hands(cells) if enc.device.type == "cpu" and not isinstance(form, Kernels) else 1
     how = _How(output.activation, targets, weights.detach(), fast_emit, half, form, crew)
     total: Tensor = _Fused.apply(enc, pred, output.weight, output.bias, how)
     return total

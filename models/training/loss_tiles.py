@@ -11,7 +11,7 @@ better than its roundings: 3e-3 instead of 5e-4, and 1e-2 where the model is sur
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -125,11 +125,11 @@ class TorchTiles:
             part, hidden = tile.part(span), self._hidden(tile.part(span))
             slopes = self._slopes(part, self.logits[cells], found.norm[:, span], every[:, span], sums)
             factor = self._factor(hidden)
-            out = self._buffer("by_weight", *self._weight.shape, like=factor)
+            out = self._buffer("by_weight", self._weight.shape, like=factor)
             sums.weight.add_(torch.mm(slopes.T, factor, out=out))
             own = (blank[:, span], emit[:, span])
             self._own_slopes(part, hidden, own, sums)
-            back = self._buffer("back", *hidden.shape, like=hidden)
+            back = self._buffer("back", hidden.shape, like=hidden)
             product = torch.mm(slopes, self._product, out=factor if self._half else back)
             if self._half:
                 back.copy_(product)
@@ -146,13 +146,13 @@ class TorchTiles:
     def _hidden(self, part: Tile) -> Tensor:
         """(cells, H) in the wide type."""
         shape = (*part.shape, self._weight.shape[1])
-        hidden = self._buffer("hidden", part.cells, shape[-1], like=self._weight)
+        hidden = self._buffer("hidden", (part.cells, shape[-1]), like=self._weight)
         torch.add(part.enc[:, :, None], part.pred[:, None], out=hidden.view(shape))
         return self._act(hidden)
 
     def _factor(self, hidden: Tensor) -> Tensor:
         """Hidden values as the products have them."""
-        return self._buffer("factor", *hidden.shape, like=self._product).copy_(hidden) if self._half else hidden
+        return self._buffer("factor", hidden.shape, like=self._product).copy_(hidden) if self._half else hidden
 
     def _fill(self, hidden: Tensor, logits: Tensor) -> None:
         """In half precision without the bias, which would be rounded with them."""
@@ -174,7 +174,7 @@ class TorchTiles:
                 blank = own[0][block]
                 values[:, -1] = blank
                 values.scatter_(1, labels[block, None], own[1][block, None])
-            logp = torch.log_softmax(values, -1, out=self._buffer("logp", *values.shape, like=values))
+            logp = torch.log_softmax(values, -1, out=self._buffer("logp", values.shape, like=values))
             found[0, block] = logp[:, -1]
             found[1, block] = logp.gather(1, labels[block, None])[:, 0]
             found[2, block] = blank - logp[:, -1]
@@ -196,12 +196,12 @@ class TorchTiles:
         """Logits with their bias, in the wide type; in single precision they are the tile's own."""
         if not self._half:
             return logits
-        return torch.add(logits, self._bias, out=self._buffer("values", *logits.shape, like=self._weight))
+        return torch.add(logits, self._bias, out=self._buffer("values", logits.shape, like=self._weight))
 
     def _own_logits(self, part: Tile, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(cells,) each: the logits of blank and of the next label, in the wide type."""
         weight, shape = self._weight, (*part.shape, hidden.shape[1])
-        product = self._buffer("back", *hidden.shape, like=hidden).view(shape)
+        product = self._buffer("back", hidden.shape, like=hidden).view(shape)
         torch.mul(hidden.view(shape), weight[part.labels][:, None], out=product)
         emit = product.sum(-1) + self._bias[part.labels][:, None]
         return torch.mv(hidden, weight[-1]) + self._bias[-1], emit.flatten()
@@ -210,7 +210,7 @@ class TorchTiles:
         """The two columns that the products were spared: of weight and bias."""
         by_blank, by_emit = own
         sums.weight[-1].add_(torch.mv(hidden.T, by_blank.flatten()))
-        product = self._buffer("back", *hidden.shape, like=hidden).view(*part.shape, hidden.shape[1])
+        product = self._buffer("back", hidden.shape, like=hidden).view(*part.shape, hidden.shape[1])
         torch.mul(hidden.view_as(product), by_emit[..., None], out=product)
         labels = part.labels.flatten()
         sums.weight.index_add_(0, labels, product.sum(1).flatten(0, 1))
@@ -229,9 +229,9 @@ class TorchTiles:
     def _blocks(self, cells: int) -> Iterator[slice]:
         return (slice(start, start + self._block) for start in range(0, cells, self._block))
 
-    def _buffer(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+    def _buffer(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
         """(rows, columns) of memory kept under a name: fresh memory each time costs as much as products."""
-        kept = self._space.get(name)
+        (rows, columns), kept = shape, self._space.get(name)
         if kept is None or kept.numel() < rows * columns:
             kept = self._space[name] = like.new_empty(rows * columns)
         return kept[: rows * columns].view(rows, columns)

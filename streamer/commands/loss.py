@@ -21,11 +21,11 @@ HEAD = """\
 
 `streamer bench loss` wrote this. From the joint's two inputs, float32, to the loss and the gradients of both inputs and
 of the last layer. Each form is a process of its own and they take turns; time is the quickest run. Memory is what a
-process grew by at its peak in its first run, gradients included; on a GPU all that torch had allocated, inputs
-included. fp32 and bf16 are the numbers that are multiplied. The floor is the matrix products alone, of the cells
-without padding, at the rate of this machine in the same run. "batched" is the reference: all logits in float32;
-"batched, autocast" what is usual: bf16 products, their logits made float32 for the loss. NeMo's loss is given the same
-logits; on a CPU its Numba form is a loop in Python, and it ran once.
+process grew by at its peak in its first run, gradients included, after it had done two rows and given their memory
+back; on a GPU all that torch had allocated, inputs included. fp32 and bf16 are the numbers that are multiplied. The
+floor is the matrix products alone, of the cells without padding, at the rate of this machine in the same run. "batched"
+is the reference: all logits in float32; "batched, autocast" what is usual: bf16 products, their logits made float32 for
+the loss. NeMo's loss is given the same logits; on a CPU its Numba form is a loop in Python, and it ran once.
 """
 
 
