@@ -1,4 +1,4 @@
-"""Whole streams without a socket: sessions and a real engine over a real backend, driven to their end."""
+"""Whole streams without a socket: sessions and real engines over a real backend, driven to their end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from streamer.backends.base import Backend
 from streamer.engine.capacity import Costs
-from streamer.engine.loop import Engine, EngineSettings, Failed, Result
+from streamer.engine.lanes import EngineSettings, Failed, Lanes, Result
 from streamer.protocols.events import (
     Audio,
     ClientEvent,
@@ -64,16 +64,16 @@ class Talk:
 
 
 @contextmanager
-def running(backend: Backend) -> Iterator[tuple[Engine, queue.Queue[list[Result]]]]:
-    """An engine over `backend` whose results go into a queue."""
+def running(backend: Backend) -> Iterator[tuple[Lanes, queue.Queue[list[Result]]]]:
+    """Engines over `backend`, two where it can, whose results go into a queue."""
     heard: queue.Queue[list[Result]] = queue.Queue()
-    engine = Engine(backend, EngineSettings(max_load=1e9), heard.put)
+    engine = Lanes(backend, EngineSettings(max_load=1e9, lanes=2), heard.put)
     engine.start(Costs({chunk: ((1, FREE),) for chunk in backend.config.chunks}))
     try:
         yield engine, heard
         engine.check()
     finally:
-        assert engine.stop(), "the engine's thread did not end"
+        assert engine.stop(), "an engine's thread did not end"
 
 
 def converse(backend: Backend, talks: Sequence[Talk], *, tail_ms: int = 0, shutdown: bool = False) -> None:
@@ -103,7 +103,7 @@ def converse(backend: Backend, talks: Sequence[Talk], *, tail_ms: int = 0, shutd
                 carry(engine, result.stream_id, actions, talks[int(result.stream_id)])
 
 
-def carry(engine: Engine, key: str, actions: Sequence[Action], talk: Talk) -> None:
+def carry(engine: Lanes, key: str, actions: Sequence[Action], talk: Talk) -> None:
     """What the server does with a session's actions."""
     for action in actions:
         match action:
