@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from export.to_onnx import uncollected
 from models.config import ModelConfig
 from streamer.backends import Place, load_backend
 from streamer.backends.base import Backend, Row, samples_needed
 from streamer.decoding import Token
-from tests.conftest import EXPORTS, uncollected
+from tests.conftest import EXPORTS
 
 if TYPE_CHECKING:
     from streamer.backends.device import DeviceBackend

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,16 +20,6 @@ if "EXPORTED_MODELS" not in os.environ:  # the process that was started, not one
     _exports = tempfile.TemporaryDirectory(prefix="exported-")  # gone with this process
     os.environ["EXPORTED_MODELS"] = _exports.name
 EXPORTS = Path(os.environ["EXPORTED_MODELS"])
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No search for cycles, which takes a third of the time of torch's exporter: it makes millions of objects."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @pytest.fixture(autouse=True)

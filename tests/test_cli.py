@@ -13,10 +13,11 @@ import pytest
 import soundfile
 
 import streamer
+from export.to_onnx import uncollected
 from streamer.cli import COMMANDS, main
 from streamer.commands import daemon
 from streamer.commands.models import parameters
-from tests.conftest import ROOT, uncollected
+from tests.conftest import ROOT
 from tests.shell import cli, failing
 
 NAMES = ("serve", "transcribe", "stream", "mic", "eval", "models", "export", "train", "bench", "demo")

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from export.parity import FP32_TOLERANCE, compare
-from export.to_onnx import export
+from export.to_onnx import export, uncollected
 from models.features_np import filterbank, window
 from models.store import load
 from models.tokenizer import Tokenizer
 from tests.artefacts import CLIPS, STREAMING, checkpoint, clip, exported
-from tests.conftest import uncollected
 from tests.models.tiny import LABELS, tiny_model
 
 

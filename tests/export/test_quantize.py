@@ -9,11 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.fuse import fuse
 from export.quantize import columns_to_int8, products, quantize_int8, quantized_products
-from export.to_onnx import step_graph
+from export.to_onnx import step_graph, uncollected
 from models.config import ModelConfig
 from models.transducer import Model
 from tests.artefacts import exported
-from tests.conftest import uncollected
 
 
 def test_columns_have_their_own_scale_and_half_a_step_of_error() -> None:

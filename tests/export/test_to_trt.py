@@ -18,6 +18,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from export import to_trt
+from export.to_onnx import uncollected
 from export.to_trt import Builder, Options, export, export_model, step_onnx
 from models.config import ConfigError, ModelConfig
 from models.fingerprint import fingerprint
@@ -26,7 +27,6 @@ from models.transducer import Model
 from streamer.backends.base import BackendError
 from streamer.backends.trt_folder import Sidecar, config_hash, most_slots, ports, profiles_of
 from tests.artefacts import checkpoint
-from tests.conftest import uncollected
 from tests.models.golden import loaded
 from tests.trt import Compute, in_onnxruntime, in_torch, new_arena
 
