@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -58,25 +59,38 @@ class Engine(Protocol):
 
 
 class Ours:
-    """The backend that the daemon has on a CPU, without the daemon."""
+    """The backend that the daemon has on a CPU, without the daemon: a lane for each thread, the streams spread over
+    them."""
 
     def __init__(self, order: Order) -> None:
         from streamer.backends.base import Row, samples_needed
         from streamer.backends.ort import load
 
         self._row, self._chunk, self._tokens = Row, order.chunk, 0
-        self._backend = load(Path(order.folder), order.streams, order.threads)
-        for slot in range(order.streams):
-            self._backend.open(slot)
+        self._lanes = load(Path(order.folder), order.streams, 1).lanes(order.threads)
+        parts = np.array_split(np.arange(order.streams), len(self._lanes))
+        self._parts = [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
+        for lane, part in zip(self._lanes, self._parts, strict=True):
+            for slot in range(part.stop - part.start):
+                lane.open(slot)
+        self._threads = ThreadPoolExecutor(len(self._lanes))
         self.first_samples = samples_needed(0, order.chunk)
         self.version = f"onnxruntime {version('onnxruntime')}"
 
     def step(self, pieces: Sequence[Pcm]) -> None:
-        rows = [self._row(slot, pcm) for slot, pcm in enumerate(pieces)]
-        for heard in self._backend.collect(self._backend.launch(self._chunk, rows)):
+        if len(self._lanes) == 1:
+            self._tokens += self._step(self._lanes[0], pieces)
+            return
+        own = [pieces[part] for part in self._parts]
+        self._tokens += sum(self._threads.map(self._step, self._lanes, own))
+
+    def _step(self, lane: Any, pieces: Sequence[Pcm]) -> int:
+        tokens = 0
+        for heard in lane.collect(lane.launch(self._chunk, [self._row(slot, pcm) for slot, pcm in enumerate(pieces)])):
             if isinstance(heard, Exception):
                 raise heard
-            self._tokens += len(heard)
+            tokens += len(heard)
+        return tokens
 
     def tokens(self) -> int:
         return self._tokens
