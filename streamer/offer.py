@@ -20,6 +20,7 @@ PREFERRED_LATENCY_MS = 560
 AUTOMATIC = 0  # of engine.slots
 MEMORY_SHARE = 0.5  # of the memory that is free at the start: for the states of streams
 MOST_STREAMS = 1024  # of one process on CPUs, unless somebody asks for more
+LEAST_SLOTS = 16  # of an engine, where several share them
 MOST_ON_DEVICE = 32  # whose memory is taken at once
 STEPS_HERE = "ort"  # the backend whose steps take this machine's processors, side by side
 IN_MAIN_MEMORY = ("ort", "fake")
@@ -85,8 +86,10 @@ def threads(config: Config) -> int:
 
 
 def lanes(config: Config) -> int:
-    """Engines side by side."""
-    return max(1, machine.processors() // threads(config)) if config.model.backend == STEPS_HERE else 1
+    """Engines side by side: each with room for some streams, for one slot of each is kept for copies."""
+    if config.model.backend != STEPS_HERE:
+        return 1
+    return max(1, min(machine.processors() // threads(config), slots(config) // LEAST_SLOTS))
 
 
 def slots(config: Config) -> int:

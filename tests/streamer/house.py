@@ -65,7 +65,8 @@ class House:
 @asynccontextmanager
 async def house(*options: str, backend: FakeBackend | None = None, scheme: str = "ws") -> AsyncIterator[House]:
     """The daemon with these options, ended (and its engine checked) at the end of the block."""
-    config = load(env={}, overrides=["server.port=0", "model.latency_ms=80", "session.tail_ms=160", *options])
+    own = ("server.port=0", "model.backend=fake", "model.latency_ms=80", "session.tail_ms=160")
+    config = load(env={}, overrides=[*own, *options])
     daemon = Daemon(config, backend or FakeBackend(8))
     await daemon.start()
     task = asyncio.create_task(daemon.run())

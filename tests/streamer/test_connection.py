@@ -243,7 +243,7 @@ async def test_finalizes_of_one_client_do_not_hold_up_the_words_of_another() -> 
         time.sleep(0.005)
 
     backend = FakeBackend(16, Faults(on_launch))
-    options = ("engine.max_load=100", "server.max_outgoing=100000")
+    options = ("engine.max_load=100", "server.max_outgoing=100000", "session.stall_ms=60000")  # a busy machine's pauses
     async with house(*options, backend=backend) as home, home.client() as greedy, home.client("latency=560") as modest:
         answered = 0
 

@@ -108,6 +108,7 @@ def test_threads_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPa
     for wanted, threads_and_lanes in (("0", (1, 3)), ("1", (1, 3)), ("2", (2, 1)), ("5", (5, 1))):
         own = with_model(load(env={}, overrides=[f"model.threads={wanted}"]))
         assert (own.model.threads, lanes(own)) == threads_and_lanes, "steps side by side on the processors there are"
+    assert lanes(load(env={}, overrides=["model.threads=1", "engine.slots=40"])) == 2, "room for sixteen in each"
 
 
 @pytest.mark.parametrize("contexts", [((70, 13), (70, 6), (70, 0)), ((70, 13), (70, 1))])
