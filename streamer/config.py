@@ -83,8 +83,8 @@ class Model:
     language: str = option("", "language of a stream that asks for none; empty is the model's own choice")
     threads: int = option(
         0,
-        "threads of one step; the backend ort has as many engines side by side as that leaves processors for. 0 is "
-        "one, or all processors for other backends",
+        "threads of one step; the backend ort has as many engines side by side, up to eight, as that leaves processors "
+        "for. 0 is one, or an eighth of the processors; all for other backends",
         least=0,
         most=256,
     )

@@ -21,6 +21,7 @@ AUTOMATIC = 0  # of engine.slots
 MEMORY_SHARE = 0.5  # of the memory that is free at the start: for the states of streams
 MOST_STREAMS = 1024  # of one process on CPUs, unless somebody asks for more
 LEAST_SLOTS = 16  # of an engine, where several share them
+MOST_LANES = 8  # engines in one Python: a fifth of a step, or more, is work that only one thread does at a time
 MOST_ON_DEVICE = 32  # whose memory is taken at once
 STEPS_HERE = "ort"  # the backend whose steps take this machine's processors, side by side
 IN_MAIN_MEMORY = ("ort", "fake")
@@ -81,15 +82,18 @@ def engine_settings(config: Config) -> EngineSettings:
 
 
 def threads(config: Config) -> int:
-    """Threads of one step: one where engines can work side by side, unless somebody asks for more."""
-    return config.model.threads or (1 if config.model.backend == STEPS_HERE else machine.processors())
+    """Threads of one step: one where engines can work side by side, unless there are more processors than engines, or
+    somebody asks for more."""
+    if config.model.backend != STEPS_HERE:
+        return config.model.threads or machine.processors()
+    return config.model.threads or max(1, machine.processors() // MOST_LANES)
 
 
 def lanes(config: Config) -> int:
     """Engines side by side: each with room for some streams, for one slot of each is kept for copies."""
     if config.model.backend != STEPS_HERE:
         return 1
-    return max(1, min(machine.processors() // threads(config), slots(config) // LEAST_SLOTS))
+    return max(1, min(MOST_LANES, machine.processors() // threads(config), slots(config) // LEAST_SLOTS))
 
 
 def slots(config: Config) -> int:

@@ -109,6 +109,9 @@ def test_threads_are_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPa
         own = with_model(load(env={}, overrides=[f"model.threads={wanted}"]))
         assert (own.model.threads, lanes(own)) == threads_and_lanes, "steps side by side on the processors there are"
     assert lanes(load(env={}, overrides=["model.threads=1", "engine.slots=40"])) == 2, "room for sixteen in each"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(40)), raising=False)
+    own = with_model(load(env={}, overrides=[]))
+    assert (own.model.threads, lanes(own)) == (5, 8), "more engines than eight would wait for each other in Python"
 
 
 @pytest.mark.parametrize("contexts", [((70, 13), (70, 6), (70, 0)), ((70, 13), (70, 1))])
