@@ -35,8 +35,11 @@ def _like_ring(ring: Tensor, *_: object) -> Tensor:
 
 @torch.library.custom_op("streamer::heads_matmul", mutates_args=())
 def heads_matmul(x: Tensor, y: Tensor, shape: Tensor, width: int, transposed: bool) -> Tensor:
-    """x (B, heads, T, n) times y (B, heads, n, m), or m, n if `transposed`: (B, heads, T, m), as products of as many
-    frames at once as the last but one of `shape` (5,), that of x cut so, says. width: m."""
+    """(B, heads, T, n) times (B, heads, n, m), or its transpose if `transposed`, is (B, heads, T, m); width: m.
+
+    How many of the T frames one product of the runtime takes is the fourth of `shape` (0, 0, -1, frames, n): x is cut
+    into (B, heads, T / frames, frames, n). The numbers are the same but for rounding.
+    """
     del shape, width
     return x @ (y.transpose(2, 3) if transposed else y)
 

@@ -220,7 +220,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models.kernels": {"models", "torch", "triton"},
     "models.tokenizer": {"sentencepiece"},
     "models.features_np": {"models.config", "numpy"},
-    "models.training": {"models", "torch", "numpy", "yaml", "soundfile", "soxr", "jiwer", "rich"},
+    "models.training": {"models", "torch", "numpy", "onnxruntime", "yaml", "soundfile", "soxr", "jiwer", "rich"},
     "models.training.text": set(),
     "export": {"export", "models", "torch", "numpy", "onnx", "onnxruntime", "onnxscript", "onnx_ir"},
     "export.parity": {"export", "models", "torch", "numpy", "onnxruntime", "streamer.backends", "streamer.decoding"},

@@ -10,18 +10,8 @@ order differs from run to run; what is computed for a frame does not depend on i
 
 from __future__ import annotations
 
+from models.kernels.activation import activated
 from models.kernels.dialect import jit, tl
-
-
-@jit
-def activated(x, ACTIVATION: tl.constexpr):
-    if ACTIVATION == "relu":
-        y = tl.maximum(x, 0.0)
-    elif ACTIVATION == "tanh":
-        y = 2.0 * tl.sigmoid(2.0 * x) - 1.0
-    else:
-        y = tl.sigmoid(x)
-    return y
 
 
 @jit

@@ -98,6 +98,10 @@ class Arena:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for the state of a model of other weights."""
+        if odd := sorted(state["weights"].keys() ^ self.places.keys()):
+            got = f"got other weights than the model's ({', '.join(odd)})"
+            raise ValueError(f"checkpoint: {got}, expected the same settings; a new run needs a new folder")
         for flat, part in ((self.weights, state["weights"]), (self.ema, state["ema"])):
             for name, view in self.views(flat).items():
                 view.copy_(part[name])

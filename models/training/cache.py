@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import io
 import json
 import os
@@ -26,7 +25,7 @@ import soxr
 from models.config import HOP, SAMPLE_RATE
 from models.features_np import StreamingFeatures
 from models.training.acoustics import Acoustics, heard_elsewhere
-from models.training.manifest import Archives, Line, read
+from models.training.manifest import Archives, Line, digest, read
 
 PIECE = 64  # utterances that a worker handles between two messages
 
@@ -106,7 +105,7 @@ def build(
     noise for them. Raises ValueError for a cache of other features or of another manifest of this name.
     """
     name = name_of(manifest, version)
-    index, about = _index(folder, name), {"mels": mels, "manifest": _digest(manifest)}
+    index, about = _index(folder, name), {"mels": mels, "manifest": digest(manifest)}
     if index.exists():
         _check(index, _read(index)[0], about)
         return index
@@ -167,10 +166,6 @@ def _check(index: Path, found: dict[str, Any], expected: dict[str, Any]) -> None
     for key, value in expected.items():
         if (got := found.get(key, value)) != value:
             raise ValueError(f"cache {index}: got {key}={got}, expected {value}; without the file it is made anew")
-
-
-def _digest(manifest: Path) -> str:
-    return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
 def main(argv: list[str] | None = None) -> int:

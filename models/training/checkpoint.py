@@ -14,6 +14,7 @@ from models.config import ModelConfig
 from models.tokenizer import Tokenizer
 from models.training.arena import Arena
 from models.training.progress import Progress
+from models.training.teacher import HEAD
 from models.transducer import Model
 
 CHECKPOINT, TOKENIZER = "checkpoint.pt", "tokenizer.model"
@@ -63,7 +64,8 @@ class RunFolder:
         state = read(self.path / CHECKPOINT)
         config = ModelConfig.from_dict(state["model"])
         tokenizer = Tokenizer.from_bytes(config.tokenizer, (self.path / TOKENIZER).read_bytes())
-        return config, state["arena"]["ema"] | state["buffers"], tokenizer
+        weights = {name: w for name, w in state["arena"]["ema"].items() if not name.startswith(f"{HEAD}.")}
+        return config, weights | state["buffers"], tokenizer
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from models.features_np import per_feature
 from models.tokenizer import Tokenizer
 from models.training import cache
 from models.training.manifest import ManifestError, Spelling
+from models.training.teacher import Teacher
 from models.training.text import normalize
 
 FRAMES_PER_S = SAMPLE_RATE // HOP
@@ -46,6 +47,7 @@ class Utterance:
     text: str
     source: str
     prompt: int  # of its language; 0 for a model without
+    row: int = 0  # in its part
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Batch:
     prompts: Tensor  # [B] int64
     texts: tuple[str, ...]
     sources: tuple[str, ...]
+    taught: Tensor | None = None  # [B, T', dims] float32: what the teacher makes of the encoder's frames, 0.0 past them
 
     def to(self, device: torch.device) -> Batch:
         """The same where the model is."""
@@ -90,8 +93,10 @@ class Corpus:
         config: ModelConfig,
         max_s: float = math.inf,
         plain: bool = False,
+        teacher: Teacher | None = None,
     ) -> None:
         self.parts: list[np.ndarray] = []
+        self.teacher = teacher
         self.utterances: list[Utterance] = []
         self.skipped = 0
         self._per_feature = config.normalize == "per_feature"
@@ -104,12 +109,12 @@ class Corpus:
             self.parts.append(frames)
             if faults := Spelling(tokenizer).faults((row, said(item.text)) for row, item in enumerate(items, 1)):
                 raise ManifestError(f"cache {name}", faults)
-            for item in items:
+            for row, item in enumerate(items):
                 text = said(item.text)
                 ids, prompt = tuple(tokenizer.encode(text)), config.prompt_index(item.language if prompts else None)
                 if fits_ctc(ids, item.frames) and item.frames <= max_s * FRAMES_PER_S:
                     place = (part, item.offset, item.frames)
-                    self.utterances.append(Utterance(*place, ids, text, item.source, prompt or 0))
+                    self.utterances.append(Utterance(*place, ids, text, item.source, prompt or 0, row))
                 else:
                     self.skipped += 1
 
@@ -169,6 +174,7 @@ class Corpus:
             _whole([u.prompt for u in rows]),
             tuple(u.text for u in rows),
             tuple(u.source for u in rows),
+            None if self.teacher is None else torch.from_numpy(_taught(self.teacher, rows)),
         )
 
     def balanced(self, per_source: int, seed: int = 0) -> list[int]:
@@ -182,6 +188,15 @@ class Corpus:
             if counts[source] <= per_source:
                 chosen.append(index)
         return sorted(chosen, key=lambda i: self.utterances[i].frames)
+
+
+def _taught(teacher: Teacher, rows: Sequence[Utterance]) -> np.ndarray:
+    """[B, T', dims] float32, T' at least the encoder frames of the longest row."""
+    targets = np.zeros((len(rows), rows[0].frames // SUBSAMPLING + 2, teacher.dims), np.float32)
+    for row, u in enumerate(rows):
+        count = u.frames // SUBSAMPLING + 2
+        targets[row, :count] = teacher.frames(u.part, u.row, count, u.frames)
+    return targets
 
 
 def _whole(numbers: list[int]) -> Tensor:

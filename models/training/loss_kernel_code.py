@@ -9,18 +9,8 @@ the products skip both columns. Sums and logarithms are float32, in a lattice fl
 
 from __future__ import annotations
 
+from models.kernels.activation import activated
 from models.kernels.dialect import jit, tl
-
-
-@jit
-def activated(x, ACTIVATION: tl.constexpr):
-    if ACTIVATION == "relu":
-        y = tl.maximum(x, 0.0)
-    elif ACTIVATION == "tanh":
-        y = 2.0 * tl.sigmoid(2.0 * x) - 1.0
-    else:
-        y = tl.sigmoid(x)
-    return y
 
 
 @jit

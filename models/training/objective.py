@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.training import teacher
 from models.training.data import Batch
 from models.training.joint_loss import Output, Targets, Tiled, joint_loss
 from models.training.settings import Stage
@@ -132,9 +133,12 @@ def _outcomes(model: Model, f: Tensor, g: Tensor, ids: Tensor) -> Tensor:
 def loss_of(model: Model, batch: Batch, context: tuple[int, int], stage: Stage, bf16: bool, cells: int) -> Tensor:
     """The weighted losses of a batch under one attention context, summed over its rows."""
     between: list[Tensor] = []
+    taught: list[Tensor] = []
     count = len(model.encoder.layers)
     inner = sorted({(count - 1) // 3, 2 * (count - 1) // 3}) if stage.inter_ctc_weight else []
     hooks = [model.encoder.layers[i].register_forward_hook(lambda *call: between.append(call[2])) for i in inner]
+    if stage.teacher_weight and batch.taught is not None:
+        hooks.append(teacher.layer_of(model).register_forward_hook(lambda *call: taught.append(call[2])))
     with _half(batch, bf16):
         enc, frames = model.encoder.offline(batch.mel, batch.frames, context)
         enc = model.with_prompt(enc, batch.prompts)
@@ -145,6 +149,10 @@ def loss_of(model: Model, batch: Batch, context: tuple[int, int], stage: Stage, 
     for weight, hidden in [(stage.ctc_weight, enc), *((inner_weight, hidden) for hidden in between)]:
         if weight and model.config.ctc:
             loss = loss + weight * ctc_loss(model, hidden, frames, batch, bf16)
+    for hidden in taught:
+        assert batch.taught is not None
+        with _half(batch, bf16):
+            loss = loss + stage.teacher_weight * teacher.loss(model, hidden, frames, batch.taught)
     if stage.rnnt_weight:
         loss = loss + stage.rnnt_weight * transducer_loss(model, enc.float(), frames, batch, stage, (bf16, cells))
     return loss

@@ -52,6 +52,7 @@ def read(told: Settings) -> Origin:
         for weight, head, kinds in (
             (stage.ctc_weight, config.ctc, "ctc_weight: 0"),
             (stage.rnnt_weight, config.transducer, "rnnt_weight: 0"),
+            (stage.sentence_weight, config.transducer, "sentence_weight: 0"),
         ):
             if weight and not head:
                 raise ConfigError(f"stages.{stage.name}", config.kind, f"{kinds}, for a model without such a head")

@@ -27,6 +27,8 @@ class Stage:
     ctc_weight: float = 1.0
     inter_ctc_weight: float = 0.0  # CTC on two inner layers, through the same head: shortens the blank plateau
     rnnt_weight: float = 0.0
+    sentence_weight: float = 0.0  # of sentences that nobody spoke, for what a transducer knows of language
+    teacher_weight: float = 0.0  # squared error of what an inner layer says of the teacher's frames, for each of them
     fast_emit: float = 0.0  # FastEmit's lambda: how much more an emission's gradient counts
 
 
@@ -41,6 +43,10 @@ class Settings:
     cache: str = "runs/features"  # folder of features; those of a manifest are computed when they are not there
     versions: int = 0  # so many more of each manifest of `train`, as heard elsewhere (models.training.acoustics)
     noise: str | None = None  # folder of recorded noise for the versions
+    teacher: str | None = None  # folder of another encoder's frames of `train` (models.training.teacher)
+    teacher_delay: int = 1  # frames of 80 ms that the model may hear before it says the teacher's
+    sentences: tuple[str, ...] = ()  # text files, a sentence a line, that a stage of a sentence_weight draws from
+    sentences_drawn: int = 16  # with each batch
     text: str = "keep"  # or plain: lower case, no punctuation (models.training.text)
     init: str | None = None  # a .nemo file or model folder whose weights the run starts from
     tokenizer: str | None = None  # a SentencePiece model; none: that of `init`
@@ -89,6 +95,7 @@ def from_dict(values: object) -> Settings:
     values["stages"] = tuple(_build(Stage, stage, "stages") for stage in _list(values, "stages", dict))
     values["augment"] = _build(Augment, values.get("augment") or {}, "augment")
     values["train"] = tuple(_list(values, "train", str))
+    values["sentences"] = tuple(_list(values, "sentences", str))
     values["context_weights"] = tuple(_list(values, "context_weights", int, float))
     settings: Settings = _build(Settings, values, "settings")
     _check(settings)
@@ -156,12 +163,16 @@ def _check(told: Settings) -> None:
         if (stage.minutes is None) == (stage.steps is None):
             got = f"minutes={stage.minutes} and steps={stage.steps}"
             raise ValueError(f"stages.{stage.name}: got {got}, expected one of them")
+    taught, read = any(s.teacher_weight for s in told.stages), any(s.sentence_weight for s in told.stages)
     for key, good, expected in (
         ("text", told.text in ("keep", "plain"), "keep or plain"),
         ("device", told.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
         ("workers", told.workers >= 1, "a whole number from 1"),
         ("accumulate", told.accumulate >= 1, "a whole number from 1"),
         ("dropout", 0 <= told.dropout < 1, "a share from 0 to below 1"),
+        ("teacher_delay", told.teacher_delay >= 0, "a whole number from 0"),
+        ("teacher", bool(told.teacher) or not taught, "a folder, as a stage has a teacher_weight"),
+        ("sentences", bool(told.sentences) or not read, "text files, as a stage has a sentence_weight"),
         ("tokenizer", bool(told.tokenizer or told.init), "a SentencePiece model, or init to take it from"),
         ("model", bool(told.model or told.init), "the model's numbers, or init to take them from"),
     ):

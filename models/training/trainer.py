@@ -25,7 +25,7 @@ from torch import multiprocessing as mp
 
 from models.config import ModelConfig
 from models.tokenizer import Tokenizer
-from models.training import origin, settings
+from models.training import origin, sentences, settings, teacher
 from models.training.arena import Arena, Step
 from models.training.checkpoint import RunFolder
 from models.training.data import Corpus
@@ -64,7 +64,8 @@ class Trainer:
         self.told, self.worker, self.ranks, self.others = told, worker, ranks, others
         self.model, self.arena, self.progress = shared.model, shared.arena, shared.progress
         self.tokenizer = shared.tokenizer
-        self.corpus = corpus_of(told, told.train, self.tokenizer, self.model.config)
+        self.corpus = corpus_of(told, told.train, self.tokenizer, self.model.config, taught=True)
+        self.sentences = sentences_of(told, self.tokenizer)
         self.folder = RunFolder(Path(told.run))
         self.journal = Journal(self.folder.path, told.tensorboard, silent=bool(worker) or not ranks.first)
         self.arena.attach(self.model, self.arena.weights, self.arena.gradients[worker])
@@ -151,7 +152,12 @@ class Trainer:
         if told.dropout:
             torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
         moved = batch.to(self.ranks.device)
-        return loss_of(self.model, moved, context, stage, told.bf16, told.joint_cells), batch.seconds
+        loss = loss_of(self.model, moved, context, stage, told.bf16, told.joint_cells)
+        if stage.sentence_weight and self.sentences is not None:  # for as many labels as the batch has
+            drawn = self.sentences.draw(np.random.default_rng((*seed, 1)), told.sentences_drawn)
+            read = sentences.loss(self.model, *(part.to(self.ranks.device) for part in drawn))
+            loss = loss + stage.sentence_weight * int(batch.id_lengths.sum()) * read
+        return loss, batch.seconds
 
     def agree(self, seconds: float) -> None:
         """Counts time, the first process's for all, and ends all when one is asked to end."""
@@ -206,11 +212,22 @@ class Trainer:
 
 
 def corpus_of(
-    told: Settings, names: Sequence[str], tokenizer: Tokenizer, config: ModelConfig, max_s: float | None = None
+    told: Settings,
+    names: Sequence[str],
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+    max_s: float | None = None,
+    taught: bool = False,
 ) -> Corpus:
-    """Cached manifests as the settings want their texts and lengths."""
+    """Cached manifests as the settings want their texts, their lengths and, if `taught`, their teacher."""
     longest = told.max_s if max_s is None else max_s
-    return Corpus(Path(told.cache), names, tokenizer, config, longest, told.text == "plain")
+    guide = teacher.Teacher(Path(told.teacher), names, told.teacher_delay) if told.teacher and taught else None
+    return Corpus(Path(told.cache), names, tokenizer, config, longest, told.text == "plain", guide)
+
+
+def sentences_of(told: Settings, tokenizer: Tokenizer) -> sentences.Sentences | None:
+    """Sentences of the settings, for runs that have any."""
+    return sentences.Sentences(told.sentences, tokenizer, told.text == "plain") if told.sentences else None
 
 
 def lost(others: Sequence[BaseProcess]) -> list[str]:
@@ -253,13 +270,16 @@ def _train(told: Settings, ranks: Ranks) -> None:
     state = folder.state(config, tokenizer)
     prepared = prepare(told, tokenizer, config.mels, ranks.first)
     ranks.wait()  # for features
-    corpus = corpus_of(prepared, prepared.train, tokenizer, config)
+    corpus = corpus_of(prepared, prepared.train, tokenizer, config, taught=True)
+    sentences_of(told, tokenizer)
     if ranks.first:
         folder.begin(tokenizer)
     journal = Journal(folder.path, silent=not ranks.first)
     hours, count = corpus.seconds / 3600, len(corpus.utterances)
     journal.line(f"{hours:.2f} h, {count} utterances, {corpus.skipped} left out")
     model = origin.new_model(told, start, corpus, journal.line)
+    if corpus.teacher is not None:
+        teacher.add_head(model, corpus.teacher.dims)
     journal.close()
     context = mp.get_context("spawn")
     if ranks.device.type == "cuda":

@@ -24,6 +24,8 @@ from streamer.engine.loop import Engine
 from streamer.engine.results import EngineSettings, Failed, Full, Result, Step
 from streamer.engine.stream import Pcm
 
+__all__ = ["EngineSettings", "Failed", "Full", "Lanes", "Result", "Step"]
+
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +50,7 @@ class Lanes:
     ) -> None:
         self.backend = backend
         self._deliver, self._observe, self._clock = deliver, observe, clock
-        self._observing = threading.Lock()
+        self._lock = threading.Lock()  # of what follows, and of whoever observes: engines have a thread each
         backends = backend.lanes(settings.lanes)
         settings = replace(settings, lanes=len(backends))
         self.settings = settings
@@ -84,7 +86,7 @@ class Lanes:
             except Full as error:
                 full = full or error
                 continue
-            with self._observing:
+            with self._lock:
                 lane.counts[chunk] += 1
                 self._of[stream_id] = lane, chunk
             return
@@ -177,7 +179,7 @@ class Lanes:
         return sorted(self.lanes, key=lambda lane: (lane.counts[chunk], lane.counts.total()))
 
     def _gone(self, stream_id: str) -> None:
-        with self._observing:
+        with self._lock:
             if (found := self._of.pop(stream_id, None)) is not None:
                 found[0].counts[found[1]] -= 1
 
@@ -194,7 +196,7 @@ class Lanes:
         self._deliver(results)
 
     def _stepped(self, step: Step) -> None:
-        with self._observing:
+        with self._lock:
             self._observe(step)
 
 
@@ -219,6 +221,3 @@ def at_work(backends: Sequence[Backend]) -> Iterator[None]:
         over.set()
         for thread in threads:
             thread.join()
-
-
-__all__ = ["EngineSettings", "Failed", "Full", "Lanes", "Result", "Step"]

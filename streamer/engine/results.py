@@ -25,7 +25,7 @@ class Result(NamedTuple):
 
     stream_id: str
     heard: Heard | Failed
-    arrived: float | None = None  # when the newest audio in it came, on the engine's clock
+    arrived: float | None = None  # when the first chunk of its step was whole, on the engine's clock
 
 
 @dataclass(frozen=True, slots=True)

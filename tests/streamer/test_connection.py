@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import time
+from contextlib import suppress
 
 import pytest
 from aiohttp import WSMessage
@@ -130,11 +131,12 @@ async def test_a_client_that_never_reads_is_let_go_however_much_waits_for_it(unr
         _, writer = await bare(home.port)
         assert isinstance(writer.transport, asyncio.Transport)
         writer.transport.pause_reading()
-        for _ in range(unread // 100):
-            writer.write(frame(FINALIZE, TEXT) * 100)
-            await writer.drain()
-            await asyncio.sleep(0.01)
-        writer.write(frame(CLOSE, TEXT))
+        with suppress(ConnectionError):  # a slow machine lets it go while it still writes
+            for _ in range(unread // 100):
+                writer.write(frame(FINALIZE, TEXT) * 100)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+            writer.write(frame(CLOSE, TEXT))
         async with asyncio.timeout(20):
             while home.daemon.connections or home.daemon._runner.server.connections:
                 await asyncio.sleep(0.02)

@@ -64,8 +64,10 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_resumed_run_ends_with_the_bits_of_one_that_never_stopped(folder: Path) -> None:
+    (folder / "sentences.txt").write_text("top low\nmid\n")
     told = {
-        "stages": [*steady(steps=2), *steady(rnnt_weight=0.5, steps=5)],
+        "stages": [*steady(steps=2), *steady(rnnt_weight=0.5, sentence_weight=0.2, steps=5)],
+        "sentences": [str(folder / "sentences.txt")],
         "augment": {"freq_masks": 1, "time_masks": 1, "gain_db": 3.0},
         "dropout": 0.1,
         "accumulate": 2,
