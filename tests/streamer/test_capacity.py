@@ -78,15 +78,30 @@ def test_engines_side_by_side_hold_as_much_as_each_of_them() -> None:
     assert three.refusal(0.0, {7: 3 * one.fits(7)}, 7) is not None
 
 
+def test_no_more_is_promised_before_a_load_is_seen_than_under_the_usual_one() -> None:
+    shared = Admission(COSTS, dataclasses.replace(SETTINGS, threads=1, processors=2), 1000)
+    before = shared.fits(7)
+    for _ in range(1000):  # few streams, whose steps nobody disturbs
+        shared.stepped(0.0, Step(7, 0.02, (0.0,), (0.0,), False, 0.02))
+    assert shared.fits(7) == before
+    for _ in range(1000):
+        shared.stepped(0.0, Step(7, 1.39 * 0.02, (0.0,), (0.0,), False, 0.02))
+    assert shared.fits(7) == before
+    for _ in range(1000):
+        shared.stepped(0.0, Step(7, 2 * 0.02, (0.0,), (0.0,), False, 0.02))
+    assert shared.fits(7) < before
+
+
 def test_what_sockets_take_counts_where_steps_take_the_same_processors() -> None:
     shared = Admission(COSTS, dataclasses.replace(SETTINGS, threads=1, processors=1), 1000)
-    before = shared.fits(1)
+    before, load = shared.fits(1), shared.load({1: 20})
     assert before < Admission(COSTS, SETTINGS, 1000).fits(1)
     for _ in range(before // 2):
         shared.came(1)
     for second in range(30):
-        shared.served(float(second), 0.02 * second * shared.streams[1])  # four times what is assumed at first
-    assert shared.fits(1) < before / 1.5
+        shared.served(float(second), 0.02 * second * shared.streams[1])  # three times what is assumed at first
+    assert shared.load({1: 20}) - load == pytest.approx(20 * (0.02 - 0.006), rel=0.3)
+    assert shared.fits(1) < before
     for second in range(30, 90):
         shared.served(float(second), 0.6 * shared.streams[1])  # nothing more
     assert shared.fits(1) > before
