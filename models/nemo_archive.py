@@ -27,6 +27,7 @@ CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights.ckpt"
 MAX_MEMBERS = 1000  # NeMo writes six
 MAX_CONFIG_BYTES = 16 << 20  # a vocabulary of 16 000 pieces, three times, is 1 MB
+DEEPEST = 50  # levels of the configuration; NeMo writes seven
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_WEIGHT_BYTES = 16 << 30
 GZIP_RATIO = 20  # weights shrink by a tenth; a bomb by a thousand
@@ -163,12 +164,17 @@ class NemoArchive:
 
 
 def parse_yaml(raw: bytes, where: str) -> dict[str, Any]:
-    """Plain values only; aliases, which can grow without bound, are refused (NeMo writes none)."""
+    """Plain values only; aliases, which can grow without bound, and depths that take long are refused (NeMo has none)."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         text = raw.decode("utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
-            raise ModelFileError(f"{where}: has YAML aliases, expected plain values")
+        depth = 0
+        for event in yaml.parse(text, Loader=loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ModelFileError(f"{where}: has YAML aliases, expected plain values")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ModelFileError(f"{where}: has YAML of more than {DEEPEST} levels, expected sections and values")
         values = yaml.load(text, Loader=loader)  # a safe loader, in C where there is one
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         if isinstance(error, ModelFileError):

@@ -181,6 +181,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "YAML that is binary": (lambda p: over(p, config=b"\xff\x00"), "not readable as YAML"),
     "YAML that makes objects": (lambda p: over(p, config=b"!!python/object/apply:os.system [ls]"), "not readable"),
     "YAML that laughs": (lambda p: over(p, config=b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"), "aliases"),
+    "YAML of many levels": (lambda p: over(p, config=b"a: " + b"[" * 50_000 + b"]" * 50_000), "more than 50 levels"),
     "YAML that nests for ever": (lambda p: over(p, config=b"[" * 5_000), "YAML"),
     "YAML of a list": (lambda p: over(p, config=b"[1, 2]"), "expected a mapping"),
     "YAML of nothing": (lambda p: over(p, config=b""), "expected a mapping"),
