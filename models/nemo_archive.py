@@ -164,7 +164,7 @@ class NemoArchive:
 
 
 def parse_yaml(raw: bytes, where: str) -> dict[str, Any]:
-    """Plain values only; aliases, which can grow without bound, and depths that take long are refused (NeMo has none)."""
+    """Plain values only; aliases, which can grow without bound, and many levels are refused (NeMo writes neither)."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         text = raw.decode("utf-8")

@@ -210,6 +210,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streamer.commands.timing": COMMAND
     | {"streamer.backends.base", "streamer.bench", "streamer.config", "streamer.decoding", "streamer.recordings"}
     | {"streamer.transcript", "models"},
+    "streamer.commands.learning": COMMAND | {"streamer.bench.learning"},
     "streamer.commands.loss": COMMAND | {"streamer.bench", "torch"},
     "streamer.commands.peers": COMMAND | {"clients", "streamer.bench", "=streamer.gpu_check.sounds.speech"},
     "streamer.commands.gpu": COMMAND | {"streamer.gpu_check", "torch"},

@@ -1,4 +1,4 @@
-"""A load's delays as a picture: SVG of our own, how they are distributed and how they went over time.
+"""Measurements as a picture: SVG of our own; a load's delays, how they are distributed and how they went over time.
 
 Knows nothing of files.
 """
@@ -54,6 +54,11 @@ def drawn(title: str, tally: Tally, more: Sequence[Panel] = ()) -> str:
         over_time(tally.chunks),
         *more,
     ]
+    return picture(title, panels)
+
+
+def picture(title: str, panels: Sequence[Panel]) -> str:
+    """Diagrams one below the other."""
     height = TOP + len(panels) * (PANEL + GAP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
@@ -91,10 +96,17 @@ def over_time(delays: Delays) -> Panel:
     return linear("Chunk sent to partial, over time", curves, (0.0, end), (0.0, highest), " ms")
 
 
-def linear(title: str, curves: Sequence[Curve], x: tuple[float, float], y: tuple[float, float], unit: str) -> Panel:
-    """A panel over seconds whose axes end at round numbers."""
+def linear(
+    title: str,
+    curves: Sequence[Curve],
+    x: tuple[float, float],
+    y: tuple[float, float],
+    unit: str,
+    x_name: str = "seconds",
+) -> Panel:
+    """A panel whose axes end at round numbers, over seconds or what else `x_name` says."""
     across, up = _round_marks(*x, "", 8), _round_marks(*y, unit, 5)
-    return Panel(title, x, (up[0][0], up[-1][0]), [m for m in across if x[0] <= m[0] <= x[1]], up, curves, "seconds")
+    return Panel(title, x, (up[0][0], up[-1][0]), [m for m in across if x[0] <= m[0] <= x[1]], up, curves, x_name)
 
 
 def _round_marks(low: float, high: float, unit: str, most: int) -> list[tuple[float, str]]:

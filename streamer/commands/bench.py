@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamer.commands import accuracy, capacity, command, gpu, load, loss, overhead, peers, soak
+from streamer.commands import accuracy, capacity, command, gpu, learning, load, loss, overhead, peers, soak
 
-VERBS = (load, soak, capacity, overhead, accuracy, gpu, peers, loss)
+VERBS = (load, soak, capacity, overhead, accuracy, gpu, peers, loss, learning)
 
 
 def add(commands: Any) -> None:
