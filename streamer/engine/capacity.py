@@ -19,9 +19,9 @@ __all__ = ["Admission", "Clock", "Costs", "Watch", "measure", "most_streams"]
 
 PRIOR_S = 2.0  # the table counts as so many seconds of steps that took what it says
 STEPS_S = 10.0  # and steps are forgotten after about so many seconds of later ones
-# Where engines share the processors with the sockets' thread, steps under load take so many times what they took when
-# they were measured, and more often than not it is not seen before the load is there (docs/log.md).
-SHARED_PACE = 1.4
+# Where engines share the processors with the sockets' thread, steps of a full load take so many times what those of few
+# streams do (docs/log.md): until the load is there it is not seen, and then it is too late.
+CROWDED = 1.4
 MOST_PACE = 4.0  # times the table: beyond it something else is wrong
 LATE_S = 5.0  # lateness is forgotten after about this
 LATE_SHARE = 0.05  # of the chunks: more that are later than the budget and than a chunk lasts, and nobody comes in
@@ -39,9 +39,11 @@ class Watch:
     So a table from a busy minute gives way to what is seen, and so does one from an idle machine that others use now.
     """
 
-    def __init__(self, least_pace: float = 1 / MOST_PACE) -> None:
-        self._least_pace = least_pace
+    def __init__(self, crowded: float = 1.0, full: float = 1.0) -> None:
+        """`crowded`: how many times as long steps take where they fill the share `full` of the time as where few do."""
+        self._crowded, self._full = crowded, full
         self._expected_s = self._took_s = 0.0
+        self._busy_s = 0.0  # of the last LATE_S
         self._rows = self._late = 0.0
         self._at = -math.inf
 
@@ -49,6 +51,7 @@ class Watch:
         """A step ended: its time by the table, and the time it took."""
         keep = math.exp(-took_s / STEPS_S)
         self._expected_s, self._took_s = self._expected_s * keep + expected_s, self._took_s * keep + took_s
+        self._busy_s += took_s
 
     def ended(self, now: float, late_s: Sequence[float], fine_s: float) -> None:
         """So late were chunks that came as they were spoken, and up to `fine_s` is fine."""
@@ -58,9 +61,10 @@ class Watch:
 
     @property
     def pace(self) -> float:
-        """How many times what the table says steps take."""
-        pace = (PRIOR_S + self._took_s) / (PRIOR_S + self._expected_s)
-        return min(MOST_PACE, max(self._least_pace, pace))
+        """How many times what the table says steps take, or would if they filled the time."""
+        seen = (PRIOR_S + self._took_s) / (PRIOR_S + self._expected_s)
+        unseen = max(0.0, 1.0 - self._busy_s / LATE_S / self._full)
+        return min(MOST_PACE, max(1 / MOST_PACE, seen * (1.0 + (self._crowded - 1.0) * unseen)))
 
     def late(self, now: float) -> float:
         """Share of the chunks that were later than is fine; 0 where there were too few to say."""
@@ -70,7 +74,8 @@ class Watch:
     def _fade(self, now: float) -> None:
         if now > self._at:
             keep = math.exp((self._at - now) / LATE_S)
-            self._rows, self._late, self._at = self._rows * keep, self._late * keep, now
+            self._rows, self._late, self._busy_s = self._rows * keep, self._late * keep, self._busy_s * keep
+            self._at = now
 
 
 class Serving:
@@ -103,7 +108,7 @@ class Admission:
         self.costs, self.most, self.lanes = costs, most, lanes
         self.streams: Counter[int] = Counter()  # that are heard now, by their chunk's length
         self._settings, self._serving = settings, Serving()
-        self._watch = Watch(SHARED_PACE) if settings.processors else Watch()
+        self._watch = Watch(CROWDED, settings.max_load) if settings.processors else Watch()
         self._lock = threading.Lock()
 
     def came(self, chunk: int) -> None:
