@@ -23,9 +23,7 @@ class Sentences:
     """The lines of some text files (.xz too), drawn at random."""
 
     def __init__(self, files: Sequence[str], tokenizer: Tokenizer, plain: bool = False) -> None:
-        self.lines = [line for name in files for line in _lines(Path(name))]
-        if not self.lines:
-            raise ValueError(f"settings.sentences: got no line in {', '.join(files)}, expected sentences")
+        self.lines = lines_of(files)
         self._tokenizer, self._plain = tokenizer, plain
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
@@ -39,13 +37,21 @@ class Sentences:
         return torch.from_numpy(ids), lengths
 
 
+def lines_of(files: Sequence[str]) -> list[str]:
+    """All that are not blank; raises ValueError for files that are none of text, or all blank."""
+    lines = [line for name in files for line in _lines(Path(name))]
+    if not lines:
+        raise ValueError(f"sentences: got no line in {', '.join(files)}, expected sentences")
+    return lines
+
+
 def _lines(path: Path) -> list[str]:
     try:
         data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
         return [line for line in data.decode("utf-8").splitlines() if line.strip()]
     except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "neither UTF-8 nor xz of it"
-        raise ValueError(f"settings.sentences: got {path} ({reason}), expected a file of sentences") from None
+        raise ValueError(f"sentences: got {path} ({reason}), expected a file of sentences") from None
 
 
 def loss(model: Model, ids: Tensor, lengths: Tensor) -> Tensor:
