@@ -78,28 +78,6 @@ def test_engines_side_by_side_hold_as_much_as_each_of_them() -> None:
     assert three.refusal(0.0, {7: 3 * one.fits(7)}, 7) is not None
 
 
-@pytest.mark.parametrize(
-    ("table", "took", "every_s", "change"),
-    [
-        (0.02, 0.02, 1.0, 1.0),  # few streams, whose steps nobody disturbs
-        (0.02, 0.01, 1.0, 1.8),  # the same, with a table from a busy minute, which still counts for a sixth
-        (0.02, 0.028, 0.035, 1.0),  # as many as were let in, and their steps take what was expected
-        (0.02, 0.02, 0.025, 1.4),  # the same on a machine that has processors to spare
-        (0.02, 0.04, 0.05, 0.8),  # and on one that others use
-    ],
-)
-def test_what_fits_before_a_load_was_seen_is_what_fits_under_it(
-    table: float, took: float, every_s: float, change: float
-) -> None:
-    settings = dataclasses.replace(SETTINGS, threads=1, processors=2, max_load=0.8)
-    shared = Admission(Costs({7: ((1, 0.02), (100, 2.0))}), settings, 1000)
-    before = shared.fits(7)
-    assert before == pytest.approx(0.8 / (1.4 * 0.02 / 0.56), abs=1)
-    for number in range(round(60 / took)):
-        shared.stepped(number * every_s, Step(7, took, (0.0,), (0.0,), False, table))
-    assert shared.fits(7) == pytest.approx(change * before, rel=0.06, abs=1)
-
-
 def test_what_sockets_take_counts_where_steps_take_the_same_processors() -> None:
     shared = Admission(COSTS, dataclasses.replace(SETTINGS, threads=1, processors=1), 1000)
     before, load = shared.fits(1), shared.load({1: 20})

@@ -262,3 +262,25 @@ def test_streams_whose_chunks_come_together_lie_together_and_wait_less(monkeypat
         late[phases] = house.share(0.5, 8.0), house.share(0.95, 8.0)
     assert late[seating.MOST_PHASES][0] < 0.8 * late[1][0]
     assert late[seating.MOST_PHASES][1] < 0.8 * late[1][1]
+
+
+@pytest.mark.parametrize(
+    ("table", "took", "every_s", "change"),
+    [
+        (0.02, 0.02, 1.0, 1.0),  # few streams, whose steps nobody disturbs
+        (0.02, 0.01, 1.0, 1.8),  # the same, with a table from a busy minute, which still counts for a sixth
+        (0.02, 0.028, 0.035, 1.0),  # as many as were let in, and their steps take what was expected
+        (0.02, 0.02, 0.025, 1.4),  # the same on a machine that has processors to spare
+        (0.02, 0.04, 0.05, 0.8),  # and on one that others use
+    ],
+)
+def test_what_fits_before_a_load_was_seen_is_what_fits_under_it(
+    table: float, took: float, every_s: float, change: float
+) -> None:
+    settings = EngineSettings(budget_s=0.25, threads=1, processors=2, max_load=0.8)
+    shared = Admission(Costs({7: ((1, 0.02), (100, 2.0))}), settings, 1000)
+    before = shared.fits(7)
+    assert before == pytest.approx(0.8 / (1.4 * 0.02 / 0.56), abs=1)
+    for number in range(round(60 / took)):
+        shared.stepped(number * every_s, Step(7, took, (0.0,), (0.0,), False, table))
+    assert shared.fits(7) == pytest.approx(change * before, rel=0.06, abs=1)
