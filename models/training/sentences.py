@@ -16,6 +16,7 @@ from models.tokenizer import Tokenizer
 from models.training.text import normalize
 from models.transducer import Model
 
+DRAWN = 16  # with each batch
 LONGEST = 80  # labels; longer sentences are cut
 
 

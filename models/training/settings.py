@@ -46,7 +46,6 @@ class Settings:
     teacher: str | None = None  # folder of another encoder's frames of `train` (models.training.teacher)
     teacher_delay: int = 1  # frames of 80 ms that the model may hear before it says the teacher's
     sentences: tuple[str, ...] = ()  # text files, a sentence a line, that a stage of a sentence_weight draws from
-    sentences_drawn: int = 16  # with each batch
     text: str = "keep"  # or plain: lower case, no punctuation (models.training.text)
     init: str | None = None  # a .nemo file or model folder whose weights the run starts from
     tokenizer: str | None = None  # a SentencePiece model; none: that of `init`

@@ -154,7 +154,7 @@ class Trainer:
         moved = batch.to(self.ranks.device)
         loss = loss_of(self.model, moved, context, stage, told.bf16, told.joint_cells)
         if stage.sentence_weight and self.sentences is not None:  # for as many labels as the batch has
-            drawn = self.sentences.draw(np.random.default_rng((*seed, 1)), told.sentences_drawn)
+            drawn = self.sentences.draw(np.random.default_rng((*seed, 1)), sentences.DRAWN)
             read = sentences.loss(self.model, *(part.to(self.ranks.device) for part in drawn))
             loss = loss + stage.sentence_weight * int(batch.id_lengths.sum()) * read
         return loss, batch.seconds

@@ -179,11 +179,11 @@ class _Job:
     out: Path
 
 
-def piece(job: _Job, speaker: tuple[Speak, dict[str, Floats]] | None = None) -> float:
+def piece(job: _Job) -> float:
     """Speaks a piece into a tar; its manifest, which appears last, says that it is whole. Returns seconds of speech."""
     manifest = job.out / f"piece-{job.number:05}.jsonl"
     if not manifest.exists():
-        speak, stock = speaker or kokoro(job.source)
+        speak, stock = kokoro(job.source)
         lines, archive = [], manifest.with_suffix(".tar")
         rng = np.random.default_rng((job.seed, job.number))
         with tarfile.open(archive, "w") as tar:
@@ -235,9 +235,8 @@ def speak_all(files: Sequence[str], source: Path, out: Path, hours: float, worke
             print(f"piece {number}: {total_s / 3600:.2f} h", flush=True)
             if total_s >= 3600 * hours:
                 break
-        pool.terminate()
     made = sorted(out.glob("piece-*.jsonl"))
-    whole = out / "synthetic.jsonl"
+    whole = out / "spoken.jsonl"
     whole.write_text("".join(path.read_text("utf-8") for path in made), "utf-8")
     return whole
 
@@ -247,7 +246,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="files of a sentence a line (.xz too)")
     parser.add_argument("--fetch", type=Path, metavar="FOLDER", help="get what is needed to speak, and end")
     parser.add_argument("--source", type=Path, default=Path("runs/voices"), help="what --fetch got (runs/voices)")
-    parser.add_argument("--out", type=Path, default=Path("runs/spoken"), help="folder to write (runs/spoken)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/spoken"),
+        help="folder to write, of these texts and this seed alone (runs/spoken)",
+    )
     parser.add_argument("--hours", type=float, default=10.0, help="of speech (default: 10)")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread (default: 2)")
     parser.add_argument("--seed", type=int, default=1)

@@ -28,13 +28,18 @@ def tone(sentence: str, by: Voice, speed: float) -> Floats:
     return loud
 
 
+@pytest.fixture(autouse=True)
+def speaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voices, "kokoro", lambda _folder: (tone, STOCK))
+
+
 def job(folder: Path, sentences: list[str], number: int = 0) -> voices._Job:
     return voices._Job(number, sentences, 1, folder, folder)
 
 
 def test_a_piece_is_a_manifest_that_training_reads(tmp_path: Path) -> None:
     sentences = ["one two three", "xx", "four five six seven eight nine"]
-    seconds = piece(job(tmp_path, sentences, 7), (tone, STOCK))
+    seconds = piece(job(tmp_path, sentences, 7))
     lines = manifest.check(tmp_path / "piece-00007.jsonl")
     assert [line.text for line in lines] == ["one two three", "four five six seven eight nine"]
     assert seconds == pytest.approx(sum(line.duration_s or 0 for line in lines))
@@ -45,17 +50,18 @@ def test_a_piece_is_a_manifest_that_training_reads(tmp_path: Path) -> None:
         assert np.abs(audio[: int(0.08 * 16000)]).max() < 0.02 < np.abs(audio[: int(0.2 * 16000)]).max()
 
 
-def test_a_piece_that_is_whole_is_left_alone_and_another_is_made_anew(tmp_path: Path) -> None:
-    piece(job(tmp_path, ["one two three"]), (tone, STOCK))
+def test_a_piece_that_is_whole_is_left_alone_and_another_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piece(job(tmp_path, ["one two three"]))
     whole = (tmp_path / "piece-00000.tar").read_bytes()
 
-    def mute(*_: object) -> Floats:
-        raise AssertionError("spoken again")
-
-    assert piece(job(tmp_path, ["one two three"]), (mute, STOCK)) > 0
+    with monkeypatch.context() as silent:
+        silent.setattr(voices, "kokoro", lambda _folder: pytest.fail("spoken again"))
+        assert piece(job(tmp_path, ["one two three"])) > 0
     (tmp_path / "piece-00000.jsonl").unlink()  # as if it had been cut off
     (tmp_path / "piece-00000.tar").write_bytes(b"half")
-    piece(job(tmp_path, ["one two three"]), (tone, STOCK))
+    piece(job(tmp_path, ["one two three"]))
     assert len((tmp_path / "piece-00000.tar").read_bytes()) == len(whole)
 
 
