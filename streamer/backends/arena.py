@@ -74,6 +74,12 @@ class Arena:
         """Copies of the slot's rows."""
         return {name: array[slot].copy() for name, array in self.arrays.items()}
 
+    def fork(self, source: int, target: int) -> None:
+        """The target's rows become the source's."""
+        for array in self.arrays.values():
+            array[target] = array[source]
+        self.opened[target] = True
+
     def put(self, slot: int, state: State) -> None:
         """Write a state's rows; refuses what this model could not have made."""
         check_state(self.config, {name: (a.shape[1:], a.dtype) for name, a in self.arrays.items()}, state)

@@ -123,7 +123,9 @@ class CpuBackend(ABC):
 
     def fork(self, source: int, target: int) -> None:
         """`target` goes on with a copy of the stream in `source`."""
-        self.put(target, self.take(source))
+        self._check_slot(source, opened=True)
+        self._check_slot(target)
+        self.arena.fork(source, target)
 
     def vacate(self, slot: int) -> None:
         """The slot's memory goes back to the system."""

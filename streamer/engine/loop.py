@@ -110,7 +110,7 @@ class Engine:
         """A copy hears all that was fed, then `pcm`; its tokens come as one Heard with this mark."""
         with self._lock:
             if (stream := self._streams.get(stream_id)) is not None:
-                stream.order_fork(mark, pcm)
+                stream.order_fork(mark, pcm, self._clock())
                 self._place(stream)
 
     def finish(self, stream_id: str, pcm: Pcm) -> None:
@@ -175,7 +175,7 @@ class Engine:
     def _wait(self, stream: Stream) -> None:
         self._seating.seat(stream)
         self._waiting.put(stream)
-        if self._asleep or stream.closing:
+        if self._asleep or stream.awaited:
             self._changed.notify()
 
     def _place(self, stream: Stream) -> None:
@@ -268,7 +268,7 @@ class Engine:
             if (lease := self._slots.lease(stream.lease.group, spare=True)) is None:
                 break
             del self._splitting[stream]
-            copies.append(stream.split(lease, self._clock()))
+            copies.append(stream.split(lease))
             copies[-1].busy = True
         return copies
 

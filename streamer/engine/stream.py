@@ -30,11 +30,12 @@ BURST_S = 1.0  # audio may come in pieces as long as this and still be in real t
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ForkOrder:
-    """A copy is to hear the audio up to `at`, then `pcm`."""
+    """A copy is to hear the audio up to `at`, then `pcm`; somebody waits for that from `came` on."""
 
     mark: int
     pcm: Pcm
     at: int
+    came: float
 
 
 @dataclass(slots=True, eq=False)
@@ -104,9 +105,9 @@ class Stream:
             self._filled_at = now
         self.closing = True
 
-    def order_fork(self, mark: int, pcm: Pcm) -> None:
+    def order_fork(self, mark: int, pcm: Pcm, now: float) -> None:
         """Remember where the copy is to leave the stream."""
-        self.forks.append(ForkOrder(mark, pcm, self.fed))
+        self.forks.append(ForkOrder(mark, pcm, self.fed, now))
 
     @property
     def needed(self) -> int:
@@ -144,6 +145,11 @@ class Stream:
     def ends(self) -> bool:
         """Whether the last of those is the stream's last."""
         return self.closing and not self.forks
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for a final that its next chunks stand before."""
+        return self.closing or bool(self.forks)
 
     @property
     def fork_ready(self) -> bool:
@@ -204,15 +210,15 @@ class Stream:
             assert bool(own.queued) == own.ready, f"{own.key}: waits {own.queued}, ready {own.ready}"
         assert splits == self.fork_ready, f"{self.key}: splits {splits}, expected {self.fork_ready}"
 
-    def split(self, lease: Lease, now: float) -> Stream:
+    def split(self, lease: Lease) -> Stream:
         """The copy that the first order asks for; the stream goes on when it has heard all."""
         order = self.forks.popleft()
         rest = (self._whole[0][0] if self._whole else self._part)[: order.at - self.taken]
         copy = Stream(self.key, self.chunk, self.prompt, lease, order.mark, self, self.fresh, chunks=self.chunks)
         copy.fed = copy.spoken = copy.taken = self.taken
         copy._paced_to, copy._paced_at = self._paced_to, self._paced_at
-        copy.feed(rest, now)
-        copy.finish(order.pcm, now)
+        copy.feed(rest, order.came)
+        copy.finish(order.pcm, order.came)
         self.fork = copy
         return copy
 

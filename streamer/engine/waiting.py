@@ -23,7 +23,7 @@ class Lists:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._numbers = count(1)
-        self._heaps: dict[int, tuple[list[Place], list[Place]]] = {}  # chunk -> those that talk, those that close
+        self._heaps: dict[int, tuple[list[Place], list[Place]]] = {}  # chunk -> those that talk, those awaited
         self._held = 0
         self._stale = 0
         self._most: dict[tuple[int, bool], int] = {}  # chunk and whether ahead -> rows that a step holds, as known
@@ -40,7 +40,7 @@ class Lists:
         heaps = self._heaps.get(stream.chunk)
         if heaps is None:
             heaps = self._heaps[stream.chunk] = ([], [])
-        heappush(heaps[stream.closing], (stream.owe(), stream.queued, stream))
+        heappush(heaps[stream.awaited], (stream.owe(), stream.queued, stream))
 
     def drop(self, stream: Stream) -> None:
         """The stream waits no more; one that does not wait is left alone."""
@@ -156,7 +156,7 @@ class Ranges:
 
     def _ready(self) -> list[Ready]:
         streams = self._streams.items()
-        return [Ready(slot, s.chunk, s.due_at, s.closing, s.ready_chunks, s.ends) for slot, s in streams]
+        return [Ready(slot, s.chunk, s.due_at, s.awaited, s.ready_chunks, s.ends) for slot, s in streams]
 
 
 Waiting = Lists | Ranges

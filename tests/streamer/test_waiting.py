@@ -51,13 +51,13 @@ class House:
     def step(self) -> None:
         """The next batch is the one that plan would step first."""
         rows = [
-            Ready(slot, s.chunk, s.owe(), s.closing, s.ready_chunks, s.ends)
+            Ready(slot, s.chunk, s.owe(), s.awaited, s.ready_chunks, s.ends)
             for slot, s in self.streams.items()
             if s.ready
         ]
         batches = plan(self.now, rows, self.machine)
         streams, chunks = self.queue.next(self.now)
-        got = [Ready(s.lease.slot, s.chunk, s.due_at, s.closing) for s in streams]
+        got = [Ready(s.lease.slot, s.chunk, s.due_at, s.awaited) for s in streams]
         assert chunks == (batches[0].chunks if batches else 1)
         assert len({row.chunk for row in got}) <= 1
         expected = batches[0].rows if batches else ()
@@ -103,6 +103,18 @@ def test_the_queue_gives_what_plan_gives_first(kind: type[Lists | Ranges], story
     while len(house.queue):
         house.step()
     house.check()
+
+
+@pytest.mark.parametrize("kind", [Lists, Ranges])
+def test_a_chunk_that_stands_before_a_finalize_goes_before_those_owed_earlier(kind: type[Lists | Ranges]) -> None:
+    queue = kind(Machine(lambda _chunk, rows: 0.2 * rows, BUDGET_S, contiguous=kind is Ranges))
+    streams = [Stream(str(slot), 1, None, Lease(2 * slot, 1, 1)) for slot in range(3)]
+    for stream in streams:
+        stream.feed(np.zeros(1280, np.float32), 0.01 * stream.lease.slot)
+        queue.put(stream)
+    streams[2].order_fork(1, np.zeros(0, np.float32), 0.05)
+    queue.put(streams[2])
+    assert [queue.next(0.1)[0] for _ in streams] == [[streams[2]], [streams[0]], [streams[1]]]
 
 
 def test_streams_that_left_are_swept_out_though_nobody_comes_to_their_places() -> None:
