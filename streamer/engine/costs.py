@@ -182,7 +182,8 @@ def _bound(known: Mapping[int, float], rows: int) -> float:
 
 
 def _plausible(best: Mapping[int, Mapping[int, float]]) -> dict[int, tuple[tuple[int, float], ...]]:
-    """More rows never cost less, nor more than the same rows in narrower steps would, nor than in longer chunks.
+    """More rows never cost less, nor more than the same rows would in narrower steps, in longer chunks, or in as many
+    shorter ones, one after the other.
 
     A figure outside of that is of a moment at which the machine was busy with something else, and would keep streams
     apart for the daemon's life.
@@ -192,6 +193,7 @@ def _plausible(best: Mapping[int, Mapping[int, float]]) -> dict[int, tuple[tuple
     for chunk in sorted(best, reverse=True):
         points: list[tuple[int, float]] = []
         for rows, took in sorted(best[chunk].items()):
+            took = min([took, *(-(-chunk // c) * best[c].get(rows, math.inf) for c in best if c < chunk)])
             narrower, least = points[-1] if points else (rows, 0.0)
             most = least * rows / narrower if points else math.inf
             points.append((rows, min(max(took, least), most, longer.get(rows, math.inf))))

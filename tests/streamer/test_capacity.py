@@ -222,13 +222,19 @@ def test_what_the_machine_did_at_one_moment_is_not_in_the_table() -> None:
 
 
 class Odd(FakeBackend):
-    """The shorter chunks are the dearer ones, for as long as it is measured."""
+    """What chunks cost says nothing about how long they are, for as long as it is measured."""
 
     now = 0.0
 
     def launch(self, chunk: int, rows: Sequence[Row]) -> object:
-        self.now += {1: 0.09, 14: 0.03}[chunk]
+        self.now += {1: 0.09, 2: 0.03, 7: 0.5, 14: 0.03}[chunk]
         return super().launch(chunk, rows)
+
+
+def test_a_longer_chunk_never_costs_more_than_as_many_shorter_ones() -> None:
+    backend = Odd(1)
+    costs = measure(backend, (2, 7), lambda: backend.now, 10.0)
+    assert costs.points == {2: ((1, pytest.approx(0.03)),), 7: ((1, pytest.approx(0.12)),)}
 
 
 def test_a_shorter_chunk_never_costs_more_than_a_longer_one() -> None:
