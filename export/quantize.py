@@ -1,4 +1,5 @@
-"""int8 for the encoder's matrix products: one scale per row of activations, one per column of weights.
+"""int8 for matrix products, the encoder's all and others' large ones: a scale per row of activations, one per column
+of weights.
 
 A row's scale comes from that row alone, so a stream's numbers never depend on its neighbours. Activations are uint8
 with zero point 128 (the CPU's instructions want unsigned times signed), weights int8; all else stays float32.
@@ -6,25 +7,41 @@ with zero point 128 (the CPU's instructions want unsigned times signed), weights
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 LEVELS = 127.0
 LEAST_SCALE = 1e-30  # an all-zero row would divide by zero
+LARGE = 400_000  # numbers of a matrix; of fewer, float32 lies in a core's cache and quantising costs what bytes save
 LEAST_SILU = 0.2785  # SiLU has no value below -0.27847: its inputs' largest says all about a row
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _OFFSET = helper.make_tensor("offset", TensorProto.UINT8, [1], [128])
+_PLAIN = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}  # a Gemm that is a product and a sum
 _RUNTIME = "com.microsoft"  # MatMulIntegerToFloat: MatMulInteger, cast and column scale in one
 
 
 def quantize_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of an exported step with the encoder's constant matrix products in int8."""
+    return _quantized(model, _is_encoder_product)
+
+
+def quantize_large_int8(model: onnx.ModelProto, large: int = LARGE) -> onnx.ModelProto:
+    """A copy of a predictor or joint with products of matrices of `large` numbers and more in int8."""
+    return _quantized(model, lambda node, weights: math.prod(_matrix(node, weights)) >= large)
+
+
+def _quantized(model: onnx.ModelProto, wanted: Callable[[NodeProto, dict[str, TensorProto]], bool]) -> onnx.ModelProto:
     quantized = onnx.ModelProto()
     quantized.CopyFrom(model)
     graph = quantized.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    chosen = [node for node in graph.node if _is_encoder_product(node, weights)]
+    chosen = [node for node in graph.node if wanted(node, weights)]
+    if not chosen:
+        return quantized
     rewriter = _Rewriter(graph)
     nodes: list[NodeProto] = []
     for node in graph.node:
@@ -32,9 +49,9 @@ def quantize_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    kept = [tensor for tensor in [*graph.initializer, *rewriter.constants] if tensor.name in used]
     del graph.initializer[:]
-    graph.initializer.extend([*kept, *rewriter.constants])
+    graph.initializer.extend(kept)
     known = {opset.domain for opset in quantized.opset_import}
     if _RUNTIME not in known:
         quantized.opset_import.append(helper.make_opsetid(_RUNTIME, 1))
@@ -59,10 +76,16 @@ def columns_to_int8(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_encoder_product(node: NodeProto, weights: dict[str, TensorProto]) -> bool:
-    """Linear layers and pointwise convolutions of the encoder; position tables have three dimensions."""
-    if node.op_type != "MatMul" or node.input[1] not in weights or len(weights[node.input[1]].dims) != 2:
-        return False
-    return _within(node, "model.encoder") or _within(node, "subsampling")
+    """Linear layers and pointwise convolutions of the encoder."""
+    return any(_matrix(node, weights)) and (_within(node, "model.encoder") or _within(node, "subsampling"))
+
+
+def _matrix(node: NodeProto, weights: dict[str, TensorProto]) -> tuple[int, ...]:
+    """Sizes of the constant matrix that a product multiplies by; (0,) if it is none. Position tables have three."""
+    if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
+        return (0,)
+    sizes = tuple(weights[node.input[1]].dims)
+    return sizes if len(sizes) == 2 else (0,)
 
 
 def _within(node: NodeProto, module: str) -> bool:
@@ -90,9 +113,12 @@ class _Rewriter:
         ]
 
     def product(self, node: NodeProto) -> list[NodeProto]:
-        """x @ W as: quantise the rows of x, multiply integers, scale columns, scale rows."""
-        x, weight = node.input
-        values, scale = columns_to_int8(numpy_helper.to_array(self._weights[weight]))
+        """x @ W as: quantise the rows of x, multiply integers, scale columns, scale rows; then add what a Gemm adds."""
+        x, weight, *added = node.input
+        options = _PLAIN | {option.name: helper.get_attribute_value(option) for option in node.attribute}
+        assert options | {"transB": 0} == _PLAIN, f"{node.name}: got {options}, expected x @ W or x @ W.T, plus a term"
+        matrix = numpy_helper.to_array(self._weights[weight])
+        values, scale = columns_to_int8(matrix.T if options["transB"] else matrix)
         self.constants.append(numpy_helper.from_array(values, f"{weight}.int8"))
         self.constants.append(numpy_helper.from_array(scale, f"{weight}.scale"))
         # Its own, though all are zero: where the runtime makes weights unsigned, it fails at a second user of one.
@@ -104,8 +130,9 @@ class _Rewriter:
         operands = [f"{x}.u8", f"{weight}.int8", "int8.one", f"{weight}.scale", "int8.zero_point", f"{weight}.offset"]
         by_column = f"{node.output[0]}.by_column"
         nodes.append(helper.make_node("MatMulIntegerToFloat", operands, [by_column], domain=_RUNTIME))
-        nodes.append(helper.make_node("Mul", [by_column, f"{x}.scale"], list(node.output)))
-        return nodes
+        product = f"{node.output[0]}.product" if added else node.output[0]
+        nodes.append(helper.make_node("Mul", [by_column, f"{x}.scale"], [product]))
+        return [*nodes, helper.make_node("Add", [product, *added], list(node.output))] if added else nodes
 
     def _quantize(self, x: str, width: int, like: str) -> list[NodeProto]:
         """x (..., width) -> x.u8 (zero point 128) and x.scale (..., 1) = max(|row|) / 127: a row is one block.

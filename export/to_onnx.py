@@ -24,7 +24,7 @@ from torch import nn
 
 from export.folders import swap
 from export.fuse import fuse
-from export.quantize import products, quantize_int8, quantized_products
+from export.quantize import products, quantize_int8, quantize_large_int8, quantized_products
 from export.step import JointStep, PredictorStep, Step, step_inputs, step_names
 from models.config import ConfigError, ModelConfig
 from models.fingerprint import fingerprint
@@ -80,8 +80,8 @@ def _write(model: Model, tokenizer: Tokenizer, folder: Path, precision: str) -> 
         assert quantized_products(step) == products(model.config.layers), "a product was missed"
     _save(step, folder / "step.onnx")
     if model.config.transducer:
-        _save(predictor_graph(model), folder / "predictor.onnx")
-        _save(joint_graph(model), folder / "joint.onnx")
+        for name, graph in {"predictor": predictor_graph(model), "joint": joint_graph(model)}.items():
+            _save(quantize_large_int8(graph) if precision == "int8" else graph, folder / f"{name}.onnx")
     config = model.config
     (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
     (folder / tokenizer_file(config)).write_bytes(tokenizer.to_bytes())

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import FFT, WINDOW, ModelConfig
-from models.encoder import Encoder
+from models.encoder import Encoder, drop
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -15,24 +15,25 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "si
 class Prediction(nn.Module):
     """Embedding and LSTM; blank is the start and embeds to zero (NeMo RNNTDecoder, blank_as_pad)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
-        hidden = config.predictor_hidden
+        hidden, self.dropout = config.predictor_hidden, dropout
         self.embed = nn.Embedding(config.vocab_size + 1, hidden, padding_idx=config.blank)
         self.dec_rnn = nn.ModuleDict({"lstm": nn.LSTM(hidden, hidden, config.predictor_layers)})
 
     def forward(self, labels: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """labels (U, B), h and c (layers, B, hidden) -> (U, B, hidden), h, c."""
-        y, (h, c) = self.dec_rnn["lstm"](self.embed(labels), (h, c))
-        return y, h, c
+        embedded = drop(self.embed(labels), self.dropout, self.training)
+        y, (h, c) = self.dec_rnn["lstm"](embedded, (h, c))
+        return drop(y, self.dropout, self.training), h, c
 
 
 class Decoder(nn.Module):
     """NeMo's `decoder`: the prediction network of a transducer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
-        self.prediction = Prediction(config)
+        self.prediction = Prediction(config, dropout)
 
 
 class CTCHead(nn.Module):
@@ -91,7 +92,7 @@ class Model(nn.Module):
         self.preprocessor = Preprocessor(config)
         self.encoder = Encoder(config, dropout)
         if config.transducer:
-            self.decoder: nn.Module = Decoder(config)
+            self.decoder: nn.Module = Decoder(config, dropout)
             self.joint = Joint(config)
         if config.ctc:
             setattr(self, self._ctc_name, CTCHead(config))

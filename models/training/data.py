@@ -17,23 +17,13 @@ from models.config import HOP, SAMPLE_RATE, SUBSAMPLING, ModelConfig
 from models.features_np import per_feature
 from models.tokenizer import Tokenizer
 from models.training import cache
+from models.training.augment import Augment, masked, sounded
 from models.training.manifest import ManifestError, Spelling
 from models.training.teacher import Teacher
 from models.training.text import normalize
 
 FRAMES_PER_S = SAMPLE_RATE // HOP
 ROUND_FRAMES = 64  # batches are padded to multiples of this, so that few shapes occur
-
-
-@dataclass(frozen=True, slots=True)
-class Augment:
-    """How features are disturbed in training; all zero means not at all."""
-
-    freq_masks: int = 2
-    freq_width: int = 20  # mel bands, the widest
-    time_masks: int = 3
-    time_width: float = 0.05  # share of the utterance, the widest
-    gain_db: float = 6.0  # level drawn from -gain_db ... +gain_db
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +150,12 @@ class Corpus:
         ids = np.zeros((len(rows), max(len(u.ids) for u in rows)), np.int64)
         for row, u in enumerate(rows):
             part = self.parts[u.part][u.offset : u.offset + u.frames].astype(np.float32)
+            if rng is not None and augment is not None:
+                part = sounded(part, rng, augment)
             mel[row, : u.frames] = per_feature(part) if self._per_feature else part
             ids[row, : len(u.ids)] = u.ids
             if rng is not None and augment is not None:
-                # of a gain, normalised features show nothing
-                how = dataclasses.replace(augment, gain_db=0.0) if self._per_feature else augment
-                disturb(mel[row, : u.frames], rng, how)
+                masked(mel[row, : u.frames], rng, augment)
         return Batch(
             torch.from_numpy(mel),
             _whole([u.frames for u in rows]),
@@ -202,21 +192,3 @@ def _taught(teacher: Teacher, rows: Sequence[Utterance]) -> np.ndarray:
 def _whole(numbers: list[int]) -> Tensor:
     """[n] int64 on the CPU, whatever torch's default device is."""
     return torch.tensor(numbers, dtype=torch.int64, device="cpu")
-
-
-def disturb(mel: np.ndarray, rng: np.random.Generator, augment: Augment) -> None:
-    """Gain, then masks set to the utterance's mean, in place on [frames, mels]; masks are slices, not element-wise."""
-    frames, mels = mel.shape
-    if (
-        augment.gain_db
-    ):  # a gain in amplitude is a constant on the log of power; the guard of the log is far below speech
-        mel += np.float32(rng.uniform(-augment.gain_db, augment.gain_db) * np.log(10.0) / 10.0)
-    mean = mel.mean()
-    for _ in range(augment.freq_masks):
-        width = int(rng.integers(0, augment.freq_width + 1))
-        start = int(rng.integers(0, mels - width + 1))
-        mel[:, start : start + width] = mean
-    for _ in range(augment.time_masks):
-        width = int(rng.integers(0, int(augment.time_width * frames) + 1))
-        start = int(rng.integers(0, frames - width + 1))
-        mel[start : start + width] = mean

@@ -6,12 +6,13 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from models.training.data import Augment
+from models.training.augment import Augment
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Settings:
     max_s: float = 20.0  # longer utterances are left out
     curriculum_s: float | None = None  # the first epoch keeps to utterances up to this long, undisturbed
     context_weights: tuple[float, ...] = ()  # how often each of the model's contexts is drawn; empty: evenly
-    dropout: float = 0.0  # in the encoder's layers
+    dropout: float = 0.0  # in the encoder's layers, and of the predictor's embeddings and outputs
     beta1: float = 0.9
     beta2: float = 0.98
     weight_decay: float = 0.01  # on matrices only
@@ -169,6 +170,9 @@ def _check(told: Settings) -> None:
         ("workers", told.workers >= 1, "a whole number from 1"),
         ("accumulate", told.accumulate >= 1, "a whole number from 1"),
         ("dropout", 0 <= told.dropout < 1, "a share from 0 to below 1"),
+        ("augment.warp", 0 <= told.augment.warp <= 0.5, "a share from 0 to 0.5"),
+        ("augment.noise", 0 <= told.augment.noise <= 1, "a share from 0 to 1"),
+        ("augment.quiet_db", told.augment.quiet_db >= told.augment.noise_db, "augment.noise_db or more"),
         ("teacher_delay", told.teacher_delay >= 0, "a whole number from 0"),
         ("teacher", bool(told.teacher) or not taught, "a folder, as a stage has a teacher_weight"),
         ("sentences", bool(told.sentences) or not read, "text files, as a stage has a sentence_weight"),
@@ -176,7 +180,7 @@ def _check(told: Settings) -> None:
         ("model", bool(told.model or told.init), "the model's numbers, or init to take them from"),
     ):
         if not good:
-            raise ValueError(f"settings.{key}: got {getattr(told, key)!r}, expected {expected}")
+            raise ValueError(f"settings.{key}: got {attrgetter(key)(told)!r}, expected {expected}")
 
 
 def _list(values: dict[str, Any], key: str, *kinds: type) -> list[Any]:

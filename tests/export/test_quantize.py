@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from export.fuse import fuse
-from export.quantize import columns_to_int8, products, quantize_int8, quantized_products
-from export.to_onnx import step_graph, uncollected
+from export.quantize import columns_to_int8, products, quantize_int8, quantize_large_int8, quantized_products
+from export.to_onnx import IR_VERSION, joint_graph, predictor_graph, step_graph, uncollected
 from models.config import ModelConfig
 from models.transducer import Model
 from tests.artefacts import exported
@@ -75,3 +79,37 @@ def test_weights_too_large_for_the_exporter_to_fold_are_quantised_too() -> None:
     with uncollected():
         step = fuse(step_graph(Model(config).eval().requires_grad_(False)))
     assert quantized_products(quantize_int8(step)) == products(1)
+
+
+@pytest.mark.parametrize(("graph", "matrices"), [(predictor_graph, 4), (joint_graph, 1)])
+def test_large_matrices_of_predictor_and_joint_are_int8_and_rows_do_not_meet(
+    graph: Callable[[Model], onnx.ModelProto], matrices: int
+) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        name="wide", kind="rnnt", mels=80, d_model=32, layers=1, heads=4, d_ff=32, contexts=((4, 0),),
+        vocab_size=1024, labels=tuple(map(str, range(1024))), tokenizer="labels", sub_channels=32,
+        predictor_hidden=640, predictor_layers=2, joint_hidden=640,
+    )  # fmt: skip
+    with uncollected():
+        floats = graph(Model(config).eval().requires_grad_(False))
+    floats.ir_version = IR_VERSION
+    quantized = quantize_large_int8(floats)
+    assert (quantized_products(floats), quantized_products(quantized)) == (0, matrices)
+    before, after = (
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        for model in (floats, quantized)
+    )
+    rng = np.random.default_rng(3)
+    told = {value.name: value.shape[1:] for value in before.get_inputs()}
+    fed = {
+        name: rng.integers(0, 1024, 7) if name == "label" else np.tanh(rng.normal(size=(7, *sizes))).astype(np.float32)
+        for name, sizes in told.items()
+    }
+    together = after.run(None, fed)
+    for own, expected in zip(together, before.run(None, fed), strict=True):
+        assert 0 < np.abs(own - expected).max() < 0.01 * np.abs(expected).max()
+    for row in range(7):
+        alone = after.run(None, {name: values[row : row + 1] for name, values in fed.items()})
+        for own, all_rows in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(own[0], all_rows[row])

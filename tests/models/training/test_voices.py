@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +83,34 @@ def test_voices_are_those_there_are_and_mixtures_of_them() -> None:
             assert one.style[0, 0] == STOCK[sound][0, 0]
             assert one.style[0, 255] == STOCK[rhythm][0, 0]
             assert one.accent == rhythm[0]
+
+
+def test_a_quick_piece_has_one_voice_at_many_pitches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A higher voice is as fast as a lower one."""
+
+    class Hibari:
+        def __init__(self, threads: int) -> None:
+            assert threads == 1
+
+        def __call__(self, sentence: str, speed: float, seed: int) -> Floats:
+            assert 0 <= seed < 1 << 31
+            time = np.arange(int(len(sentence) / speed * RATE)) / RATE
+            return (0.3 * np.sin(2 * np.pi * 400 * time)).astype(np.float32)
+
+    monkeypatch.setattr(voices.importlib, "import_module", lambda _name: SimpleNamespace(Hibari=Hibari))
+    voices.in_one_voice.cache_clear()
+    monkeypatch.setattr(voices, "SPEED", (1.0, 1.0))
+    said, rng = voices.in_one_voice(tmp_path), np.random.default_rng(0)
+    made = [said("twelve signs", rng) for _ in range(20)]
+    for audio, by in made:
+        pitch = float(by.removeprefix("hibari*"))
+        peak = np.abs(np.fft.rfft(audio)).argmax() * RATE / len(audio)
+        assert peak == pytest.approx(400 * pitch, rel=0.01)
+        assert len(audio) / RATE == pytest.approx(12, rel=0.01)
+    assert len({by for _, by in made}) > 10
+    seconds = piece(voices._Job(0, ["one two three", "four five"], 1, tmp_path, tmp_path, quick=True))
+    assert seconds == pytest.approx(22, rel=0.05)
+    voices.in_one_voice.cache_clear()
 
 
 def test_silence_is_cut_to_what_speech_has_around_it() -> None:
