@@ -1,6 +1,6 @@
 """What a backend keeps of its streams: arrays with one row per slot. Knows nothing of networks or audio.
 
-A slot takes memory while a stream is in it: pages that nobody has written are not there, and those of a stream that has
+A slot takes memory while a stream is in it: pages that nobody has written are not there, and those of streams that have
 left are given back. NumPy's own arrays would take it by two megabytes, which are many slots of each array.
 """
 
@@ -21,6 +21,7 @@ from streamer.decoding import Memory
 
 Array = NDArray[Any]
 LEAST_PAGES = 4  # of a row; of fewer, hardly one is a row's own
+VACANT = 16  # neighbours on either side that are looked at: steps write to those between streams, too
 LAYERED = ("conv", "keys", "values")
 COUNTERS = ("samples", "frames", "chunk", "prompt", "done")
 MOST_SAMPLES = 1 << 48  # nobody talks for 500 years; keeps hostile counters from overflowing
@@ -63,12 +64,17 @@ class Arena:
         return np.frombuffer(pages, np.float32).reshape(shape)
 
     def vacate(self, slot: int) -> None:
-        """Nobody is in the slot any more: the pages that are all its own go back to the system."""
+        """Nobody is in the slot any more: pages of its own, or shared with neighbours who are not there, go back."""
         self.opened[slot] = False
+        first, end = slot, slot + 1
+        while first and slot - first < VACANT and not self.opened[first - 1]:
+            first -= 1
+        while end < self.slots and end - slot <= VACANT and not self.opened[end]:
+            end += 1
         for pages, row_bytes in self._pages:
-            first = -(-slot * row_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-            end = (slot + 1) * row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-            pages.madvise(mmap.MADV_DONTNEED, first, end - first)
+            begin = -(-first * row_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+            size = end * row_bytes // mmap.PAGESIZE * mmap.PAGESIZE - begin
+            pages.madvise(mmap.MADV_DONTNEED, begin, size)
 
     def take(self, slot: int) -> dict[str, Array]:
         """Copies of the slot's rows."""

@@ -28,3 +28,19 @@ def test_a_vacated_slot_gives_back_its_pages_and_none_of_its_neighbours() -> Non
     for slot in (0, 2, 3):
         assert (kept[slot] == 1.0 + slot).all(), f"slot {slot}"
         assert arena.opened[slot]
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="no memory can be given back on this system")
+def test_pages_that_streams_shared_go_back_with_the_last_of_them() -> None:
+    """What steps wrote to the slots between them, which nobody ever had, goes too."""
+    arena = Arena(CONFIG, 12, Memory.zeros(1, 1, 2, 2, CONFIG.blank), {"keys.0": (ROW + 100,)})
+    for slot in (2, 3, 4, 7, 9):
+        arena.open(slot, 0)
+    arena.model["keys.0"][1:11] = 5.0
+    for slot in (3, 2, 9, 4):
+        arena.vacate(slot)
+    kept = arena.model["keys.0"]
+    assert (kept[7] == 5.0).all()
+    assert np.count_nonzero(kept[1:6]) < 2 * mmap.PAGESIZE // 4, "all but pages shared with those who never left"
+    arena.vacate(7)
+    assert not kept[1:11].any()
