@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 LEVELS = 127.0
 LEAST_SCALE = 1e-30  # an all-zero row would divide by zero
-LARGE = 400_000  # numbers of a matrix; of fewer, float32 lies in a core's cache and quantising costs what bytes save
+LARGE = 400_000  # numbers of a matrix: a smaller one lies in the cache as float32, and quantising costs what bytes save
 LEAST_SILU = 0.2785  # SiLU has no value below -0.27847: its inputs' largest says all about a row
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _OFFSET = helper.make_tensor("offset", TensorProto.UINT8, [1], [128])
@@ -29,9 +29,9 @@ def quantize_int8(model: onnx.ModelProto) -> onnx.ModelProto:
     return _quantized(model, _is_encoder_product)
 
 
-def quantize_large_int8(model: onnx.ModelProto, large: int = LARGE) -> onnx.ModelProto:
-    """A copy of a predictor or joint with products of matrices of `large` numbers and more in int8."""
-    return _quantized(model, lambda node, weights: math.prod(_matrix(node, weights)) >= large)
+def quantize_large_int8(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a predictor or joint with products of LARGE matrices in int8."""
+    return _quantized(model, lambda node, weights: math.prod(_matrix(node, weights)) >= LARGE)
 
 
 def _quantized(model: onnx.ModelProto, wanted: Callable[[NodeProto, dict[str, TensorProto]], bool]) -> onnx.ModelProto:

@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
         "--out",
         type=Path,
         default=Path("runs/spoken"),
-        help="folder to write, of these texts and this seed alone (runs/spoken)",
+        help="folder to write, of these texts, this seed and these voices alone (runs/spoken)",
     )
     parser.add_argument("--hours", type=float, default=10.0, help="of speech (default: 10)")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread (default: 2)")

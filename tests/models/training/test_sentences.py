@@ -57,6 +57,16 @@ def test_what_comes_next_is_learnt_without_the_encoder(folder: Path) -> None:
     assert touched == {"decoder", "joint"}
 
 
+def test_the_predictor_drops_what_it_is_told_to_in_training_alone(folder: Path) -> None:
+    tokenizer = tokenizer_of(folder)
+    ids, lengths = Sentences([str(folder / "one.txt")], tokenizer).draw(np.random.default_rng(0), 20)
+    for dropout, kinds in ((0.0, 1), (0.5, 5)):
+        model = Model(toy.config(tokenizer), dropout)
+        assert len({float(sentences.loss(model, ids, lengths).detach()) for _ in range(5)}) == kinds
+        model.eval()
+        assert len({float(sentences.loss(model, ids, lengths).detach()) for _ in range(5)}) == 1
+
+
 def test_a_run_draws_them_and_refuses_what_is_none(folder: Path) -> None:
     stage = {"name": "s", "steps": 3, "peak_lr": 1e-3, "sentence_weight": 0.3, "rnnt_weight": 1.0}
     trainer.train(toy.settings(folder, stages=[stage], sentences=[str(folder / "two.txt.xz")], text="plain"))
